@@ -1,0 +1,74 @@
+//! Accepts and does nothing else: every accept loop of the server is one of these.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::sockets;
+
+/// A listener whose `accept` never fails. What concerns a single connection is skipped; running out of descriptors or
+/// memory is waited out, and said once.
+#[derive(Debug)]
+pub struct Acceptor {
+    listener: TcpListener,
+    pause: Duration,
+}
+
+impl Acceptor {
+    /// Accepts from this listener.
+    pub fn new(listener: TcpListener) -> Self {
+        Self { listener, pause: Duration::ZERO }
+    }
+
+    /// The next connection and where it comes from, in canonical form. Cancel-safe: a connection is returned or stays in
+    /// the backlog.
+    pub async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+        loop {
+            match self.listener.accept().await {
+                Ok((socket, peer)) => {
+                    self.pause = Duration::ZERO;
+                    return (socket, sockets::canonical(peer));
+                }
+                Err(error) if concerns_one_connection(&error) => {}
+                Err(error) => self.back_off(&error).await,
+            }
+        }
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    async fn back_off(&mut self, error: &io::Error) {
+        if self.pause.is_zero() {
+            let listener = self.listener.local_addr().ok();
+            tracing::warn!(?listener, %error, "cannot accept; trying on (raise the limit on open files if this comes back)");
+        }
+        self.pause = (self.pause * 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+        tokio::time::sleep(self.pause).await;
+    }
+}
+
+/// The peer gave up, or its network did, between its SYN and our accept (accept(2), "error handling").
+fn concerns_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, Interrupted, NetworkDown,
+        NetworkUnreachable, PermissionDenied, TimedOut,
+    };
+    matches!(
+        error.kind(),
+        ConnectionAborted
+            | ConnectionRefused
+            | ConnectionReset
+            | HostUnreachable
+            | Interrupted
+            | NetworkDown
+            | NetworkUnreachable
+            | PermissionDenied
+            | TimedOut
+    )
+}
+
+const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);

@@ -1,0 +1,64 @@
+use std::{
+    net::IpAddr,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use ipnet::IpNet;
+use tunnel_api::{Caller, PublicAddress, TunnelError, TunnelUri};
+
+use crate::{lease::Lease, uplink::Uplink};
+
+/// A way for agents to dial in.
+pub trait Carrier: Send + Sync + 'static {
+    /// Lets the agents of a tunnel dial in until the lease is dropped, and says where. Sessions of those that are let in
+    /// [`join`](Uplink::join) the uplink, from which they get their streams. Called once a tunnel; when it returns, an agent
+    /// can dial.
+    ///
+    /// When the uplink [retires](Uplink::retired) no more agents are wanted: what listens for this tunnel alone closes.
+    fn admit(
+        &self,
+        caller: &Caller,
+        admission: Admission<'_>,
+        uplink: Uplink,
+    ) -> Result<(TunnelUri, Lease), TunnelError>;
+}
+
+/// Who may dial in, and how.
+#[derive(Debug, Clone)]
+pub struct Admission<'a> {
+    /// Networks that may.
+    pub dial_from: DialFrom,
+    /// How many dial-ins may wait at once, where each carries one client.
+    pub connections: u32,
+    /// Whether the client's address goes before its bytes, where the wire has no other place for it.
+    pub proxy_protocol: bool,
+    /// Where the tunnel's clients come.
+    pub address: &'a PublicAddress,
+}
+
+/// The networks that may dial in to a tunnel. All clones are the same, and follow when it is changed.
+#[derive(Debug, Clone)]
+pub struct DialFrom(Arc<RwLock<Vec<IpNet>>>);
+
+impl DialFrom {
+    /// These networks.
+    pub fn new(networks: Vec<IpNet>) -> Self {
+        Self(Arc::new(RwLock::new(networks)))
+    }
+
+    /// Whether an agent at this address is let in.
+    pub fn admits(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        self.0.read().unwrap_or_else(PoisonError::into_inner).iter().any(|network| network.contains(&ip))
+    }
+
+    /// What they are now.
+    pub fn networks(&self) -> Vec<IpNet> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on these instead.
+    pub fn replace(&self, networks: Vec<IpNet>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = networks;
+    }
+}

@@ -1,0 +1,220 @@
+use std::{
+    io,
+    mem::MaybeUninit,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+use proxy_header::{ProxiedAddress, ProxyHeader};
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncWriteExt, Interest},
+    net::TcpStream,
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
+use tunnel_api::{Caller, TunnelError, TunnelUri};
+
+use crate::{
+    acceptor::Acceptor,
+    carrier::{Admission, Carrier, DialFrom},
+    hosts::Advertised,
+    lease::Lease,
+    ports::{Choice, PortPool},
+    relay::BoxDuplex,
+    sessions::{Session, SessionGone},
+    sockets,
+    uplink::{ClientInfo, Uplink},
+};
+
+/// Gives each tunnel a dial-in port of its own.
+#[derive(Debug)]
+pub struct TcpCarrier {
+    /// Where the ports come from.
+    pub ports: Arc<PortPool>,
+    /// The host that agents dial.
+    pub advertised: Advertised,
+}
+
+impl Carrier for TcpCarrier {
+    fn admit(
+        &self,
+        caller: &Caller,
+        admission: Admission<'_>,
+        uplink: Uplink,
+    ) -> Result<(TunnelUri, Lease), TunnelError> {
+        let host = self.advertised.host(caller)?;
+        let choice = Choice::Unguessable { apart_from: admission.address.port() };
+        let (port, listener) = self.ports.listen(self.advertised.bound, choice)?;
+        let uri = TunnelUri::tcp(&host, port.port());
+
+        let port = Arc::new(port);
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let dial_ins = DialIns {
+            acceptor: Acceptor::new(listener),
+            dial_from: admission.dial_from,
+            places: Arc::new(Semaphore::new(admission.connections as usize)),
+            proxy_protocol: admission.proxy_protocol,
+            uplink,
+            stop: stop.clone(),
+            tasks: tasks.clone(),
+        };
+        // The port stays held as long as the task listens on it, even if the lease goes first.
+        let listening = port.clone();
+        let accepting = async move {
+            dial_ins.accept().await;
+            drop(listening);
+        };
+        tasks.spawn(accepting.in_current_span());
+        Ok((uri, Lease::new(stop, tasks, port)))
+    }
+}
+
+/// The dial-in port of one tunnel.
+struct DialIns {
+    acceptor: Acceptor,
+    dial_from: DialFrom,
+    /// One for each dial-in that may wait for a client.
+    places: Arc<Semaphore>,
+    proxy_protocol: bool,
+    uplink: Uplink,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl DialIns {
+    async fn accept(mut self) {
+        loop {
+            let (socket, agent) = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                () = self.uplink.retired() => return,
+                accepted = self.acceptor.accept() => accepted,
+            };
+            if !self.dial_from.admits(agent.ip()) {
+                self.uplink.turn_away(agent);
+                sockets::reset(socket);
+                continue;
+            }
+            match self.places.clone().try_acquire_owned() {
+                Ok(place) => self.queue(socket, agent, place),
+                Err(_) => {
+                    tracing::debug!(agent.addr = %agent, "dial-in reset: as many as may are waiting already");
+                    sockets::reset(socket);
+                }
+            }
+        }
+    }
+
+    fn queue(&self, socket: TcpStream, agent: SocketAddr, place: OwnedSemaphorePermit) {
+        let (session, claims) = TcpSession::new(self.proxy_protocol);
+        let membership = self.uplink.join(Arc::new(session), agent);
+        let (stop, uplink) = (self.stop.clone(), self.uplink.clone());
+        self.tasks.spawn(async move {
+            let waits = (membership, place);
+            tokio::select! {
+                biased;
+                claimed = claims => {
+                    // The place is free again before the agent can learn that its dial-in is taken and send another one.
+                    drop(waits);
+                    hand_over(socket, claimed.ok());
+                }
+                () = died(&socket) => tracing::debug!(agent.addr = %agent, "waiting dial-in gone"),
+                () = stop.cancelled() => sockets::reset(socket),
+                () = uplink.retired() => sockets::reset(socket),
+            }
+        });
+    }
+}
+
+/// To whoever claims it; one that died in the queue, or that nobody waits for any more, is reset.
+fn hand_over(socket: TcpStream, claimant: Option<oneshot::Sender<TcpStream>>) {
+    match claimant {
+        Some(claimant) if is_alive(&socket) => {
+            if let Err(socket) = claimant.send(socket) {
+                sockets::reset(socket);
+            }
+        }
+        _ => sockets::reset(socket),
+    }
+}
+
+/// A dial-in that waits for a client: a session with room for one stream. Its socket stays with the task that watches over
+/// it and is claimed from there.
+struct TcpSession {
+    claim: Mutex<Option<oneshot::Sender<oneshot::Sender<TcpStream>>>>,
+    proxy_protocol: bool,
+}
+
+impl TcpSession {
+    fn new(proxy_protocol: bool) -> (Self, oneshot::Receiver<oneshot::Sender<TcpStream>>) {
+        let (claim, claims) = oneshot::channel();
+        (Self { claim: Mutex::new(Some(claim)), proxy_protocol }, claims)
+    }
+
+    async fn claim(&self) -> Option<TcpStream> {
+        let claim = self.claim.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        let (reply, socket) = oneshot::channel();
+        claim.send(reply).ok()?;
+        socket.await.ok()
+    }
+}
+
+#[async_trait]
+impl Session for TcpSession {
+    async fn open(&self, client: &ClientInfo) -> Result<BoxDuplex, SessionGone> {
+        let mut socket = self.claim().await.ok_or(SessionGone)?;
+        if self.proxy_protocol {
+            // The first bytes on a fresh socket: they fit its buffer, so this does not wait.
+            socket.write_all(&proxy_header(client)).await.map_err(|_| SessionGone)?;
+        }
+        Ok(Box::new(socket))
+    }
+
+    fn room(&self) -> usize {
+        1
+    }
+}
+
+fn proxy_header(client: &ClientInfo) -> Vec<u8> {
+    let (from, to) = (sockets::canonical(client.client_addr), sockets::canonical(client.public_addr));
+    let mut header = Vec::with_capacity(64);
+    // Fails only when the buffer is a slice that is too short.
+    let _ = ProxyHeader::with_address(ProxiedAddress::stream(from, to)).encode_v2(&mut header);
+    header
+}
+
+/// Resolves when a waiting dial-in is dead: reset, or closed with nothing sent. One that sent something and closed is an
+/// agent whose server has said all it had to say. Nothing is consumed.
+async fn died(socket: &TcpStream) {
+    loop {
+        let ready = socket.ready(Interest::READABLE | Interest::ERROR).await;
+        if ready.is_err() || !is_alive(socket) {
+            return;
+        }
+        if peeked(socket).is_ok() {
+            // Bytes are waiting, so it stays readable; from here on only a reset is news.
+            let _ = socket.ready(Interest::ERROR).await;
+            return;
+        }
+        // It was not readable after all: this makes tokio wait for the next event instead of repeating the last.
+        let _ = socket.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+    }
+}
+
+fn is_alive(socket: &TcpStream) -> bool {
+    if !matches!(socket.take_error(), Ok(None)) {
+        return false;
+    }
+    match peeked(socket) {
+        Ok(sent) => sent > 0,
+        Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+    }
+}
+
+fn peeked(socket: &TcpStream) -> io::Result<usize> {
+    SockRef::from(socket).peek(&mut [MaybeUninit::uninit(); 1])
+}

@@ -1,0 +1,232 @@
+//! A carrier and fronts make a backend.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use tunnel_api::{
+    AddressRequest, Caller, OpenTunnel, OpenedTunnel, Page, PublicAddress, TunnelBackend, TunnelError, TunnelEvents,
+    TunnelId, TunnelInfo, TunnelRef, TunnelUri, WatchFilter,
+};
+
+use crate::{
+    carrier::{Admission, Carrier, DialFrom},
+    events::Identity,
+    front::Front,
+    relay::RelayTimes,
+    sockets,
+    tunnel::{Lifetime, Terms, Tunnel},
+    tunnels::{Scope, Tunnels},
+    uplink::{Uplink, UplinkTerms},
+};
+
+/// A backend of one carrier and any number of fronts.
+pub struct Composed {
+    /// Its name in the config, which requests choose it by.
+    pub name: Arc<str>,
+    /// The table its tunnels go on.
+    pub tunnels: Arc<Tunnels>,
+    /// How agents dial in.
+    pub carrier: Arc<dyn Carrier>,
+    /// How clients arrive; the first one is what a request gets that does not say.
+    pub fronts: Vec<Arc<dyn Front>>,
+    /// How long things last.
+    pub times: Times,
+    /// What `connections` may be at the most.
+    pub max_connections: u32,
+    /// Whether an unnamed tunnel for one connection ends with it.
+    pub single_use: bool,
+}
+
+/// How long things last. Each is a config key.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    /// An unnamed tunnel must be dialled within, unless the request says otherwise.
+    pub dial_within: Duration,
+    /// An unnamed tunnel outlives its agents by.
+    pub grace: Duration,
+    /// A named tunnel waits for its first agent, and outlives its agents, by.
+    pub named_grace: Duration,
+    /// A client waits for an agent.
+    pub client_wait: Duration,
+    /// The relay's times.
+    pub relay: RelayTimes,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self {
+            dial_within: Duration::from_secs(60),
+            grace: Duration::from_secs(5 * 60),
+            named_grace: Duration::from_secs(24 * 3600),
+            client_wait: Duration::from_secs(10),
+            relay: RelayTimes::default(),
+        }
+    }
+}
+
+#[async_trait]
+impl TunnelBackend for Composed {
+    async fn open_tunnel(&self, caller: &Caller, request: OpenTunnel) -> Result<OpenedTunnel, TunnelError> {
+        self.tunnels.check_not_draining()?;
+        self.check(&request)?;
+        let Some(name) = &request.name else { return self.open_new(caller, request).await };
+
+        let _naming = self.tunnels.naming.lock().await;
+        match self.tunnels.by_name(&caller.owner, name) {
+            Some(tunnel) if tunnel.is_closing() => tunnel.closed().await,
+            Some(tunnel) => return self.open_again(&tunnel, caller, request),
+            None => {}
+        }
+        self.open_new(caller, request).await
+    }
+
+    async fn get_tunnel_address(&self, caller: &Caller, uri: &TunnelUri) -> Result<PublicAddress, TunnelError> {
+        let tunnel = self.tunnels.by_uri(&self.scope(caller), uri).ok_or(TunnelError::NotFound)?;
+        Ok(tunnel.address.clone())
+    }
+
+    async fn close_tunnel(&self, caller: &Caller, tunnel: &TunnelRef) -> Result<(), TunnelError> {
+        let tunnel = self.tunnels.find(&self.scope(caller), tunnel).ok_or(TunnelError::NotFound)?;
+        tunnel.close(tunnel_api::CloseReason::Requested);
+        tunnel.closed().await;
+        Ok(())
+    }
+
+    async fn list_tunnels(&self, caller: &Caller, page: &Page) -> Result<Vec<TunnelInfo>, TunnelError> {
+        Ok(self.tunnels.list(&self.scope(caller), page))
+    }
+
+    async fn watch_tunnels(&self, caller: &Caller, filter: &WatchFilter) -> Result<TunnelEvents, TunnelError> {
+        Ok(self.tunnels.watch(self.scope(caller), filter.clone()))
+    }
+}
+
+impl Composed {
+    /// Publishes the address, admits the agents, and puts the tunnel on the table. Up to that last step everything is held
+    /// by leases in this future alone, so that dropping it undoes everything.
+    async fn open_new(&self, caller: &Caller, request: OpenTunnel) -> Result<OpenedTunnel, TunnelError> {
+        let front = self.front(&request.address)?;
+        for _ in 0..SAME_URI_TRIES {
+            let connections = connections(&request);
+            let about = Identity {
+                id: new_id(),
+                owner: caller.owner.clone(),
+                name: request.name.clone(),
+                backend: self.name.clone(),
+            };
+            let news = self.tunnels.news(about);
+            let uplink = Uplink::new(self.uplink_terms(&request), news.clone());
+            let dial_from = DialFrom::new(networks(caller, &request));
+
+            let (address, published) = front.publish(caller, &request.address, uplink.clone()).await?;
+            let admission = Admission {
+                dial_from: dial_from.clone(),
+                connections,
+                proxy_protocol: request.proxy_protocol,
+                address: &address,
+            };
+            let (uri, admitted) = self.carrier.admit(caller, admission, uplink.clone())?;
+
+            let terms = Terms::of(request.clone(), connections);
+            let tunnel = Tunnel::new(news, (uri, address), terms, dial_from, self.lifetime(&request), uplink);
+            let opened = tunnel.opened();
+            match self.tunnels.add(Arc::new(tunnel), vec![admitted, published]) {
+                Ok(()) => return Ok(opened),
+                Err(leases) => drop(leases),
+            }
+        }
+        Err(TunnelError::internal("choosing a dial-in port", "the kernel keeps giving ports that tunnels still hold"))
+    }
+
+    /// The same tunnel again. Its owner has shown up, so its time starts anew, and if whoever may dial in is the owner
+    /// itself, it is from where the owner is now.
+    fn open_again(&self, tunnel: &Tunnel, caller: &Caller, request: OpenTunnel) -> Result<OpenedTunnel, TunnelError> {
+        let pin = networks(caller, &request);
+        let connections = connections(&request);
+        tunnel.check_same(&self.name, &Terms::of(request, connections))?;
+        tunnel.dial_from.replace(pin);
+        tunnel.uplink.touch();
+        Ok(tunnel.opened())
+    }
+
+    fn check(&self, request: &OpenTunnel) -> Result<(), TunnelError> {
+        if let Some(other) = request.backend.as_deref().filter(|name| **name != *self.name) {
+            return Err(TunnelError::invalid("backend", format!("this is {}, not {other}; leave it empty", self.name)));
+        }
+        let most = self.max_connections;
+        if connections(request) > most {
+            return Err(TunnelError::invalid(
+                "connections",
+                format!("at most {most} dial-ins may wait here; ask for fewer"),
+            ));
+        }
+        if request.dial_within.is_some_and(|within| within.is_zero() || within > self.times.named_grace) {
+            let most = self.times.named_grace.as_secs();
+            return Err(TunnelError::invalid("dial_within", format!("must be above 0 s and at most {most} s")));
+        }
+        self.front(&request.address).map(|_| ())
+    }
+
+    fn front(&self, wanted: &AddressRequest) -> Result<&Arc<dyn Front>, TunnelError> {
+        let Some(scheme) = &wanted.scheme else {
+            return self.fronts.first().ok_or(TunnelError::Unsupported { call: "OpenTunnel" });
+        };
+        self.fronts.iter().find(|front| front.scheme() == scheme).ok_or_else(|| {
+            let offered: Vec<_> = self.fronts.iter().map(|front| format!("{}://", front.scheme())).collect();
+            let why = format!("backend {} has no {scheme}:// addresses; it offers {}", self.name, offered.join(", "));
+            TunnelError::invalid("address", why)
+        })
+    }
+
+    fn once(&self, request: &OpenTunnel) -> bool {
+        self.single_use && request.name.is_none() && connections(request) == 1
+    }
+
+    fn uplink_terms(&self, request: &OpenTunnel) -> UplinkTerms {
+        UplinkTerms { client_wait: self.times.client_wait, once: self.once(request), relay: self.times.relay }
+    }
+
+    fn lifetime(&self, request: &OpenTunnel) -> Lifetime {
+        let times = &self.times;
+        let (dial_within, grace) = match &request.name {
+            Some(_) => (times.named_grace, Some(times.named_grace)),
+            None if self.once(request) => (times.dial_within, None),
+            None => (times.dial_within, Some(times.grace)),
+        };
+        Lifetime { dial_within: request.dial_within.unwrap_or(dial_within), grace }
+    }
+
+    fn scope(&self, caller: &Caller) -> Scope {
+        Scope { owner: caller.owner.clone(), backend: self.name.clone() }
+    }
+}
+
+impl std::fmt::Debug for Composed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Composed").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+fn connections(request: &OpenTunnel) -> u32 {
+    request.connections.unwrap_or(1).max(1)
+}
+
+/// Who may dial in: whom the request names; else the one on whose behalf it is made; else whoever makes it; else, for a
+/// caller in this process, this host.
+fn networks(caller: &Caller, request: &OpenTunnel) -> Vec<ipnet::IpNet> {
+    if !request.dial_from.is_empty() {
+        return request.dial_from.clone();
+    }
+    let pin = request.caller_address.or(caller.peer_ip());
+    sockets::networks_of(pin.unwrap_or(IpAddr::from([127, 0, 0, 1])))
+}
+
+/// 64 random bits: never used twice, and no secret.
+fn new_id() -> TunnelId {
+    let id = format!("t-{:016x}", rand::random::<u64>());
+    // Letters, digits and a dash make an id.
+    id.parse().expect("an id")
+}
+
+/// A port of the kernel's choice may be one that a tunnel holds without listening on it.
+const SAME_URI_TRIES: usize = 8;

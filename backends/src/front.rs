@@ -1,0 +1,30 @@
+//! How clients arrive: one file a way.
+
+pub mod port;
+
+use async_trait::async_trait;
+use tunnel_api::{AddressRequest, Caller, PublicAddress, TunnelError};
+
+use crate::{lease::Lease, uplink::Uplink};
+
+/// Claims a public address and sends its clients through an uplink.
+///
+/// A front is *given* the uplink instead of yielding connections, because the requests of one HTTP connection may belong to
+/// different tunnels.
+#[async_trait]
+pub trait Front: Send + Sync + 'static {
+    /// The scheme of its addresses, by which a request chooses it.
+    fn scheme(&self) -> &'static str;
+
+    /// Claims an address that fits `wanted` and serves its clients until the lease is dropped. When it returns, clients can
+    /// connect. Dropping the future claims nothing.
+    ///
+    /// When the uplink [retires](Uplink::retired) no more clients are wanted: those that wait are refused, and what listens
+    /// for this tunnel alone closes, while the address stays claimed.
+    async fn publish(
+        &self,
+        caller: &Caller,
+        wanted: &AddressRequest,
+        uplink: Uplink,
+    ) -> Result<(PublicAddress, Lease), TunnelError>;
+}

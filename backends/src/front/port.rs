@@ -1,0 +1,140 @@
+//! Clients that connect to a TCP port of the tunnel's own.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use async_trait::async_trait;
+use tokio::{
+    io::Interest,
+    net::TcpStream,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
+use tunnel_api::{AddressRequest, Caller, PublicAddress, TunnelError};
+
+use crate::{
+    acceptor::Acceptor,
+    front::Front,
+    hosts::Advertised,
+    lease::Lease,
+    ports::{Choice, PortPool},
+    sockets,
+    uplink::{ClientInfo, NoStream, OpenStream, Uplink},
+};
+
+/// Gives each tunnel a public port of its own.
+#[derive(Debug)]
+pub struct PortFront {
+    /// Where the ports come from.
+    pub ports: Arc<PortPool>,
+    /// The host that clients connect to.
+    pub advertised: Advertised,
+    /// How many clients of one tunnel may wait for an agent. When they do, no more are accepted, and the kernel's backlog
+    /// holds the rest: each waiting client costs a descriptor and a task, each one in the backlog only kernel memory.
+    pub waiting_clients: usize,
+}
+
+#[async_trait]
+impl Front for PortFront {
+    fn scheme(&self) -> &'static str {
+        "tcp"
+    }
+
+    async fn publish(
+        &self,
+        caller: &Caller,
+        wanted: &AddressRequest,
+        uplink: Uplink,
+    ) -> Result<(PublicAddress, Lease), TunnelError> {
+        let host = self.advertised.host(caller)?;
+        if wanted.host.as_ref().is_some_and(|wanted| *wanted != host) {
+            let why =
+                format!("the host of this server's addresses is {host}; ask for that one or leave the host empty");
+            return Err(TunnelError::invalid("address", why));
+        }
+        let choice = wanted.port.map_or(Choice::LongestFree, Choice::Exactly);
+        let (port, listener) = self.ports.listen(self.advertised.bound, choice)?;
+        let address = PublicAddress::tcp(host, port.port());
+
+        let port = Arc::new(port);
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let clients = Clients {
+            acceptor: Acceptor::new(listener),
+            waiting: Arc::new(Semaphore::new(self.waiting_clients)),
+            uplink,
+            stop: stop.clone(),
+            tasks: tasks.clone(),
+        };
+        // The port stays held as long as the task listens on it, even if the lease goes first.
+        let listening = port.clone();
+        let accepting = async move {
+            clients.accept().await;
+            drop(listening);
+        };
+        tasks.spawn(accepting.in_current_span());
+        Ok((address, Lease::new(stop, tasks, port)))
+    }
+}
+
+/// The public port of one tunnel.
+struct Clients {
+    acceptor: Acceptor,
+    waiting: Arc<Semaphore>,
+    uplink: Uplink,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Clients {
+    async fn accept(mut self) {
+        loop {
+            let (place, (socket, client)) = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                () = self.uplink.retired() => return,
+                next = next_client(&self.waiting, &mut self.acceptor) => next,
+            };
+            let Ok(local) = socket.local_addr() else { continue };
+            let info = ClientInfo { client_addr: client, public_addr: sockets::canonical(local) };
+            self.tasks.spawn(serve(socket, info, self.uplink.clone(), place));
+        }
+    }
+}
+
+/// The place comes first: a client is accepted only when there is one for it.
+async fn next_client(
+    waiting: &Arc<Semaphore>,
+    acceptor: &mut Acceptor,
+) -> (OwnedSemaphorePermit, (TcpStream, SocketAddr)) {
+    let Ok(place) = waiting.clone().acquire_owned().await else {
+        // It is never closed.
+        return std::future::pending().await;
+    };
+    (place, acceptor.accept().await)
+}
+
+async fn serve(socket: TcpStream, client: ClientInfo, uplink: Uplink, place: OwnedSemaphorePermit) {
+    let stream = match wait_for_stream(&socket, client, &uplink).await {
+        Ok(stream) => stream,
+        Err(reason) => {
+            tracing::debug!(client.addr = %client.client_addr, reason, "client refused");
+            return sockets::reset(socket);
+        }
+    };
+    drop(place);
+    let end = stream.relay(socket).await;
+    tracing::debug!(client.addr = %client.client_addr, ?end, "stream ended");
+}
+
+/// A client that gives up while it waits must not cost a dial-in. (One that has sent its end only may still want to hear.)
+async fn wait_for_stream(socket: &TcpStream, client: ClientInfo, uplink: &Uplink) -> Result<OpenStream, &'static str> {
+    tokio::select! {
+        biased;
+        _ = socket.ready(Interest::ERROR) => Err("it gave up waiting"),
+        stream = uplink.connect(client) => stream.map_err(|reason| match reason {
+            NoStream::NoAgent => "no agent came in time",
+            NoStream::Retired => "the tunnel is taken or closed",
+        }),
+    }
+}

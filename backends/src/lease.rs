@@ -1,0 +1,38 @@
+use std::{any::Any, fmt};
+
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
+
+/// Something that is held until this value is dropped: a port, a host name, the tasks that serve them.
+///
+/// Dropping it tells the tasks to end and lets go of the rest; [`release`](Self::release) also waits until they have, so
+/// that what was held can be taken again at once.
+#[must_use = "dropping a lease releases what it holds"]
+pub struct Lease {
+    stop: Option<DropGuard>,
+    tasks: TaskTracker,
+    holds: Vec<Box<dyn Any + Send + Sync>>,
+}
+
+impl Lease {
+    /// Holds tasks that end when `stop` is cancelled, and `holds`.
+    pub fn new(stop: CancellationToken, tasks: TaskTracker, holds: impl Any + Send + Sync) -> Self {
+        Self { stop: Some(stop.drop_guard()), tasks, holds: vec![Box::new(holds)] }
+    }
+
+    /// Lets go, and returns when nothing is held any more.
+    pub async fn release(mut self) {
+        drop(self.stop.take());
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.holds.clear();
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").field("tasks", &self.tasks.len()).finish_non_exhaustive()
+    }
+}

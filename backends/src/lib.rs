@@ -1,0 +1,38 @@
+//! The data plane of the tunnel service: everything that touches users' bytes.
+//!
+//! Where to read: [`tcp`] walks one tunnel end to end. [`composed`] makes a backend of a [carrier](carrier) (how agents dial
+//! in) and [fronts](front) (how clients arrive), which meet in the [`uplink`] and nowhere else; [`relay`] copies the bytes;
+//! [`door`] is the one port that all else shares. What agents need of it is the dialling half of each carrier (feature
+//! `dial`).
+
+pub mod carrier;
+pub mod relay;
+pub mod sockets;
+
+#[cfg(feature = "serve")]
+pub mod acceptor;
+#[cfg(feature = "serve")]
+pub mod composed;
+#[cfg(feature = "serve")]
+mod events;
+#[cfg(feature = "serve")]
+pub mod front;
+#[cfg(feature = "serve")]
+pub mod hosts;
+#[cfg(feature = "serve")]
+mod lease;
+#[cfg(feature = "serve")]
+pub mod ports;
+#[cfg(feature = "serve")]
+pub mod sessions;
+#[cfg(feature = "serve")]
+pub mod tcp;
+#[cfg(feature = "serve")]
+mod tunnel;
+#[cfg(feature = "serve")]
+pub mod tunnels;
+#[cfg(feature = "serve")]
+pub mod uplink;
+
+#[cfg(feature = "serve")]
+pub use lease::Lease;

@@ -1,0 +1,287 @@
+//! Copies bytes both ways between a client and an agent's stream until both directions have ended. It knows bytes, a
+//! counter and a cancel signal; policy, names, logs and metrics stay outside.
+//!
+//! Each direction ends on its own, and an abort stays an abort:
+//!
+//! - The end of one direction becomes a shutdown of the other side, while the other direction goes on.
+//! - A read that fails means that this side has aborted. What it sent before still goes out, then the other side is
+//!   aborted too ([`Relay::pass_abort`]).
+//! - A write that fails means the same, with two differences. What the side sent before may still be unread: it is read
+//!   to its end first, and because the failed write has consumed the socket's error, that end is not believed to be a
+//!   finish. And a side that *had finished* has not aborted: it has said all it will and merely reads no more. All it said
+//!   is delivered, that direction finishes cleanly, and what the other side still sends is read and thrown away, so that
+//!   closing does not destroy what is on its way to it.
+//! - Half-closed, or with bytes held that one side does not take, and nothing moves for `stalled`: both are aborted. (Not
+//!   by TCP_USER_TIMEOUT: since Linux 5.11 that also ends a connection whose reader has merely stopped for a while.)
+//!
+//! The copy is portable; a faster one between two sockets has its place in [`Flow`], behind the same function.
+
+mod duplex;
+mod flow;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    future::poll_fn,
+    io::ErrorKind,
+    pin::Pin,
+    sync::atomic::{AtomicU64, Ordering},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+pub use duplex::{BoxDuplex, Duplex};
+use flow::{Broken, Flow, FlowState};
+
+/// Relays between `client` and `agent` until both directions have ended, either side aborts, or `cancel` fires.
+///
+/// Dropping the future closes both ends as they are; fire `cancel` to have them aborted.
+pub async fn relay<C: Duplex, A: Duplex>(
+    mut client: C,
+    mut agent: A,
+    progress: &Progress,
+    times: &RelayTimes,
+    cancel: &CancellationToken,
+) -> RelayEnd {
+    let mut relay = Relay {
+        ends: [&mut client, &mut agent],
+        flows: [Flow::new(&progress.to_agent), Flow::new(&progress.to_client)],
+        times,
+        first: 0,
+        lingering: false,
+        stall: None,
+    };
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => {
+            relay.abort_both();
+            RelayEnd::Cancelled
+        }
+        end = relay.run() => end,
+    }
+}
+
+/// Bytes delivered so far, each way.
+#[derive(Debug, Default)]
+pub struct Progress {
+    to_agent: AtomicU64,
+    to_client: AtomicU64,
+}
+
+impl Progress {
+    /// Bytes from the client that the agent's side has taken.
+    pub fn to_agent(&self) -> u64 {
+        self.to_agent.load(Ordering::Relaxed)
+    }
+
+    /// Bytes from the agent that the client's side has taken.
+    pub fn to_client(&self) -> u64 {
+        self.to_client.load(Ordering::Relaxed)
+    }
+}
+
+/// How long the relay waits.
+#[derive(Debug, Clone, Copy)]
+pub struct RelayTimes {
+    /// Without any progress, while half-closed or while a side does not take what is held for it.
+    pub stalled: Duration,
+    /// For the last bytes before an abort to leave, and for a peer to finish after it has been told all.
+    pub linger: Duration,
+}
+
+impl Default for RelayTimes {
+    fn default() -> Self {
+        Self { stalled: Duration::from_secs(300), linger: Duration::from_secs(5) }
+    }
+}
+
+/// How a relay ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RelayEnd {
+    /// Both sides said all they had to say.
+    Finished,
+    /// This side reset the stream or vanished; the other one was told.
+    Aborted(Side),
+    /// Nothing moved for too long; both were aborted.
+    Stalled,
+    /// Somebody fired `cancel`; both were aborted.
+    Cancelled,
+}
+
+/// One of the two ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Whoever came to the public address.
+    Client,
+    /// Whoever dialled in.
+    Agent,
+}
+
+/// The ends are 0 (client) and 1 (agent); flow `i` goes from end `i` to the other one.
+struct Relay<'a> {
+    ends: [&'a mut dyn Duplex; 2],
+    flows: [Flow<'a>; 2],
+    times: &'a RelayTimes,
+    first: usize,
+    lingering: bool,
+    stall: Option<Stall>,
+}
+
+/// What ended the copying.
+enum Stop {
+    /// Both directions have.
+    Finished,
+    /// This end's read failed.
+    Broken(usize),
+    /// A write to this end failed although it had not finished.
+    Reset(usize),
+    /// Nothing moved for too long.
+    Stalled,
+    /// One direction is done; the other end's bytes go nowhere any more.
+    LastWordsDelivered,
+}
+
+impl Relay<'_> {
+    async fn run(&mut self) -> RelayEnd {
+        match poll_fn(|cx| self.poll_copy(cx)).await {
+            Stop::Finished => RelayEnd::Finished,
+            Stop::LastWordsDelivered => {
+                // The other end gets `linger` to take in what it was told. It is no abort, even if it resets us now.
+                let _ = timeout(self.times.linger, poll_fn(|cx| self.poll_copy(cx))).await;
+                RelayEnd::Finished
+            }
+            Stop::Broken(end) => self.pass_abort(end).await,
+            Stop::Reset(end) => {
+                let rest = poll_fn(|cx| {
+                    let (source, sink) = pair(&mut self.ends, end);
+                    self.flows[end].poll_rest(cx, source, sink)
+                });
+                let _ = timeout(self.times.linger, rest).await;
+                self.pass_abort(end).await
+            }
+            Stop::Stalled => {
+                self.abort_both();
+                RelayEnd::Stalled
+            }
+        }
+    }
+
+    fn poll_copy(&mut self, cx: &mut Context<'_>) -> Poll<Stop> {
+        let before = self.steps();
+        // Taking turns at being first: within tokio's budget for one poll a busy direction could starve the other.
+        self.first = 1 - self.first;
+        for source in [self.first, 1 - self.first] {
+            if let Poll::Ready(stop) = self.poll_direction(cx, source) {
+                return Poll::Ready(stop);
+            }
+        }
+        if self.flows.iter().all(|flow| flow.state == FlowState::Ended) {
+            return Poll::Ready(Stop::Finished);
+        }
+        if self.told_all_but_still_told() {
+            return Poll::Ready(Stop::LastWordsDelivered);
+        }
+        let moved = self.steps() != before;
+        self.poll_stalled(cx, moved).map(|()| Stop::Stalled)
+    }
+
+    fn poll_direction(&mut self, cx: &mut Context<'_>, source: usize) -> Poll<Stop> {
+        let sink = 1 - source;
+        let (from, to) = pair(&mut self.ends, source);
+        match ready!(self.flows[source].poll(cx, from, to)) {
+            Ok(()) => Poll::Pending,
+            Err(Broken::Source) => Poll::Ready(Stop::Broken(source)),
+            Err(Broken::Sink(kind)) => {
+                let finished = self.flows[sink].source_finished() || kind == ErrorKind::BrokenPipe;
+                if !finished {
+                    return Poll::Ready(Stop::Reset(sink));
+                }
+                self.flows[source].discard();
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
+    }
+
+    /// One end has said all, was heard, and listens no more; the other one is still talking.
+    fn told_all_but_still_told(&mut self) -> bool {
+        let states = [self.flows[0].state, self.flows[1].state];
+        let now =
+            matches!(states, [FlowState::Ended, FlowState::Discarding] | [FlowState::Discarding, FlowState::Ended]);
+        now && !std::mem::replace(&mut self.lingering, true)
+    }
+
+    /// Sends what is held for the other end, waits until it has left, and aborts it: within `linger`.
+    async fn pass_abort(&mut self, broken: usize) -> RelayEnd {
+        self.ends[broken].abort_on_drop();
+        let flow = &mut self.flows[broken];
+        let (_, sink) = pair(&mut self.ends, broken);
+        let send = poll_fn(|cx| {
+            if ready!(flow.poll_flush(cx, sink)).is_err() {
+                return Poll::Ready(());
+            }
+            sink.poll_sent(cx)
+        });
+        let _ = timeout(self.times.linger, send).await;
+        self.ends[1 - broken].abort_on_drop();
+        RelayEnd::Aborted(if broken == 0 { Side::Client } else { Side::Agent })
+    }
+
+    fn abort_both(&mut self) {
+        for end in &mut self.ends {
+            end.abort_on_drop();
+        }
+    }
+
+    /// Grows whenever anything happens.
+    fn steps(&self) -> u64 {
+        let ended = self.flows.iter().filter(|flow| flow.source_finished()).count() as u64;
+        self.flows[0].bytes() + self.flows[1].bytes() + ended
+    }
+
+    fn poll_stalled(&mut self, cx: &mut Context<'_>, moved: bool) -> Poll<()> {
+        let half_closed = self.flows.iter().any(Flow::source_finished);
+        if !half_closed && !self.flows.iter().any(Flow::holds_bytes) {
+            self.stall = None;
+            return Poll::Pending;
+        }
+        let stalled = self.times.stalled;
+        let stall = self.stall.get_or_insert_with(|| Stall::new(stalled));
+        if moved {
+            stall.since = Instant::now();
+        }
+        stall.poll(cx, stalled)
+    }
+}
+
+/// The time since which nothing has moved. The timer is set anew only when it fires, not with every byte.
+struct Stall {
+    since: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Stall {
+    fn new(limit: Duration) -> Self {
+        Self { since: Instant::now(), timer: Box::pin(sleep(limit)) }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, limit: Duration) -> Poll<()> {
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            let end = self.since + limit;
+            if end <= Instant::now() {
+                return Poll::Ready(());
+            }
+            self.timer.set(sleep_until(end));
+        }
+    }
+}
+
+/// The source and the sink of flow `source`.
+fn pair<'e>(ends: &'e mut [&mut dyn Duplex; 2], source: usize) -> (&'e mut dyn Duplex, &'e mut dyn Duplex) {
+    let [client, agent] = ends;
+    if source == 0 { (&mut **client, &mut **agent) } else { (&mut **agent, &mut **client) }
+}

@@ -1,0 +1,111 @@
+use std::{
+    io,
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+
+/// A stream in both directions whose end can be told apart: finished, or aborted.
+///
+/// What the relay relies on, beyond `AsyncRead` and `AsyncWrite`:
+/// - `poll_read` gives all bytes that arrived before an end; then `Ok(0)` if the peer finished, an error if it aborted.
+/// - `poll_write` fails with [`BrokenPipe`](io::ErrorKind::BrokenPipe) where the peer reads no more but *has finished* what
+///   it had to say (it may still have to be read), and with another error where it aborted. TCP on Linux does this by
+///   itself: a reset that follows a FIN is EPIPE, any other is ECONNRESET.
+/// - `poll_shutdown` says that we have finished.
+pub trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {
+    /// Ready once a read would give bytes, an end or an error. May be ready too often, never too seldom. It spares an idle
+    /// stream its buffer.
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Ready once what was written has left this host or never will, so that an abort no longer destroys it.
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Makes the drop that follows an abort: the peer sees a reset, and what is queued for it is lost.
+    fn abort_on_drop(&mut self);
+}
+
+impl Duplex for TcpStream {
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_ready(cx)
+    }
+
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        sent::poll(self, cx)
+    }
+
+    fn abort_on_drop(&mut self) {
+        // Fails only on a socket that is dead already.
+        let _ = self.set_zero_linger();
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod sent {
+    use std::{
+        io::{self, ErrorKind},
+        task::{Context, Poll, ready},
+    };
+
+    use rustix::event::{PollFd, PollFlags, Timespec};
+    use socket2::SockRef;
+    use tokio::{io::Interest, net::TcpStream};
+
+    /// With TCP_NOTSENT_LOWAT = 1 a socket is writable once every byte has been sent at least once. tokio's readiness dates
+    /// from before the option was set, so the kernel is asked again, which also makes it wake us.
+    pub(super) fn poll(socket: &TcpStream, cx: &mut Context<'_>) -> Poll<()> {
+        if SockRef::from(socket).set_tcp_notsent_lowat(1).is_err() {
+            return Poll::Ready(());
+        }
+        loop {
+            if ready!(socket.poll_write_ready(cx)).is_err() {
+                return Poll::Ready(());
+            }
+            match socket.try_io(Interest::WRITABLE, || writable_now(socket)) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                _ => return Poll::Ready(()),
+            }
+        }
+    }
+
+    fn writable_now(socket: &TcpStream) -> io::Result<()> {
+        let mut fds = [PollFd::new(socket, PollFlags::OUT)];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        match rustix::event::poll(&mut fds, Some(&at_once))? {
+            0 => Err(ErrorKind::WouldBlock.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Elsewhere the kernel cannot be asked: an abort may overtake the last bytes before it.
+#[cfg(not(target_os = "linux"))]
+mod sent {
+    use std::task::{Context, Poll};
+
+    use tokio::net::TcpStream;
+
+    pub(super) fn poll(_: &TcpStream, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+}
+
+/// A stream whose kind is known at run time only.
+pub type BoxDuplex = Box<dyn Duplex>;
+
+impl<D: Duplex + ?Sized> Duplex for Box<D> {
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        (**self).poll_readable(cx)
+    }
+
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        (**self).poll_sent(cx)
+    }
+
+    fn abort_on_drop(&mut self) {
+        (**self).abort_on_drop();
+    }
+}

@@ -1,0 +1,171 @@
+use std::{
+    io::{self, ErrorKind},
+    pin::Pin,
+    sync::atomic::{AtomicU64, Ordering},
+    task::{Context, Poll, ready},
+};
+
+use tokio_util::io::poll_read_buf;
+
+use super::Duplex;
+
+/// One direction of a relay: what is copied, how far it is, and what is held in between.
+pub(super) struct Flow<'a> {
+    pub(super) state: FlowState,
+    held: Vec<u8>,
+    written: usize,
+    moved: &'a AtomicU64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FlowState {
+    /// Bytes are read from the source and written to the sink.
+    Copying,
+    /// The source has finished; what is held still goes out, then the sink is told.
+    Finishing,
+    /// The sink takes no more; what the source sends is read and thrown away, until it finishes.
+    Discarding,
+    /// Nothing more will happen in this direction.
+    Ended,
+}
+
+/// What broke, seen from a flow.
+pub(super) enum Broken {
+    /// The source aborted.
+    Source,
+    /// The sink takes no more, and this is how it said so.
+    Sink(ErrorKind),
+}
+
+impl<'a> Flow<'a> {
+    pub(super) fn new(moved: &'a AtomicU64) -> Self {
+        Self { state: FlowState::Copying, held: Vec::new(), written: 0, moved }
+    }
+
+    /// Drives the direction until it ends, breaks or can go no further now.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut dyn Duplex,
+        sink: &mut dyn Duplex,
+    ) -> Poll<Result<(), Broken>> {
+        loop {
+            if self.holds_bytes() {
+                ready!(self.poll_write(cx, sink)).map_err(|error| Broken::Sink(error.kind()))?;
+                continue;
+            }
+            match self.state {
+                FlowState::Copying | FlowState::Discarding => {
+                    ready!(self.poll_fill(cx, source)).map_err(|_| Broken::Source)?;
+                }
+                FlowState::Finishing => {
+                    // A sink that cannot be told has aborted, and its own direction will say so.
+                    let _ = ready!(Pin::new(&mut *sink).poll_shutdown(cx));
+                    self.state = FlowState::Ended;
+                }
+                FlowState::Ended => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+
+    /// Writes what is held, and nothing more.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>, sink: &mut dyn Duplex) -> Poll<io::Result<()>> {
+        while self.holds_bytes() {
+            ready!(self.poll_write(cx, sink))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes what the source still has to say and writes it, until the source has no more or is broken.
+    pub(super) fn poll_rest(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut dyn Duplex,
+        sink: &mut dyn Duplex,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.poll_flush(cx, sink))?;
+            if self.state != FlowState::Copying {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(self.poll_fill(cx, source))?;
+        }
+    }
+
+    /// From now on nothing is written to the sink.
+    pub(super) fn discard(&mut self) {
+        self.release();
+        self.state = match self.state {
+            FlowState::Copying | FlowState::Discarding => FlowState::Discarding,
+            FlowState::Finishing | FlowState::Ended => FlowState::Ended,
+        };
+    }
+
+    /// Whether the source has said all it had to say.
+    pub(super) fn source_finished(&self) -> bool {
+        matches!(self.state, FlowState::Finishing | FlowState::Ended)
+    }
+
+    pub(super) fn holds_bytes(&self) -> bool {
+        self.written < self.held.len()
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.moved.load(Ordering::Relaxed)
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>, source: &mut dyn Duplex) -> Poll<io::Result<()>> {
+        // The buffer comes with the readiness and goes when it is over: an idle direction holds none.
+        if self.held.capacity() == 0 {
+            ready!(source.poll_readable(cx))?;
+            self.held = Vec::with_capacity(BUFFER);
+        }
+        match poll_read_buf(Pin::new(source), cx, &mut self.held) {
+            Poll::Ready(Ok(0)) => {
+                self.release();
+                self.state = match self.state {
+                    FlowState::Copying => FlowState::Finishing,
+                    _ => FlowState::Ended,
+                };
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Ok(_)) => {
+                if self.state == FlowState::Discarding {
+                    self.held.clear();
+                }
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => {
+                self.release();
+                Poll::Ready(Err(error))
+            }
+            Poll::Pending => {
+                self.release();
+                Poll::Pending
+            }
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, sink: &mut dyn Duplex) -> Poll<io::Result<()>> {
+        let written = ready!(Pin::new(&mut *sink).poll_write(cx, &self.held[self.written..]))?;
+        if written == 0 {
+            return Poll::Ready(Err(ErrorKind::WriteZero.into()));
+        }
+        self.written += written;
+        self.moved.fetch_add(written as u64, Ordering::Relaxed);
+        if !self.holds_bytes() {
+            self.held.clear();
+            self.written = 0;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn release(&mut self) {
+        self.held = Vec::new();
+        self.written = 0;
+    }
+}
+
+/// Large enough that a bulk transfer spends its time in the kernel's copy and not on the way there, small enough that a
+/// thousand busy connections hold 128 MiB.
+const BUFFER: usize = 64 * 1024;

@@ -1,0 +1,306 @@
+//! The live agent connections of one tunnel, and the places for streams they offer.
+//!
+//! "One connection per tunnel" is a session with room for one stream, a multiplexed session has room for many, and several
+//! agents on one tunnel are several sessions: one set, no special cases.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use tokio::sync::{Semaphore, watch};
+
+use crate::{relay::BoxDuplex, uplink::ClientInfo};
+
+/// One live agent connection. Its carrier makes it and keeps it among the tunnel's sessions for as long as it lives.
+#[async_trait]
+pub trait Session: Send + Sync + 'static {
+    /// Opens a stream for a client. Called by the uplink, at most [`room`](Self::room) times at once.
+    ///
+    /// It does not wait for the agent's answer: the client's first bytes go with the opening. An error means that this
+    /// session opens no more streams and that nothing reached the agent: the uplink goes on to the next session. Dropping
+    /// the future must not lose a stream that the agent may have noticed: it is aborted.
+    async fn open(&self, client: &ClientInfo) -> Result<BoxDuplex, SessionGone>;
+
+    /// How many streams at once.
+    fn room(&self) -> usize;
+}
+
+/// The session can open no more streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the agent's connection is gone")]
+pub struct SessionGone;
+
+/// The sessions of one tunnel. Shared by its carrier, which adds them, and its uplink, which takes places in them.
+pub(crate) struct Sessions {
+    state: Mutex<State>,
+    /// One permit for each place that is free now. Permits are handed out in the order in which they were asked for, so
+    /// the client that has waited longest is served first.
+    places: Semaphore,
+    presence: watch::Sender<Presence>,
+}
+
+#[derive(Default)]
+struct State {
+    members: Vec<Member>,
+    streams: usize,
+    next_key: u64,
+}
+
+struct Member {
+    key: u64,
+    session: Arc<dyn Session>,
+    used: usize,
+}
+
+/// Whether anybody is there to serve the tunnel: a session, or a stream that is still running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Presence {
+    pub(crate) online: bool,
+    /// How often somebody came where nobody was, and where the last one came from.
+    pub(crate) arrivals: u64,
+    pub(crate) agent: Option<SocketAddr>,
+    /// How often the owner showed up by opening the tunnel again.
+    pub(crate) touched: u64,
+}
+
+impl Sessions {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::default(),
+            places: Semaphore::new(0),
+            presence: watch::Sender::new(Presence::default()),
+        })
+    }
+
+    /// Adds a session; it leaves when the membership is dropped.
+    pub(crate) fn join(self: &Arc<Self>, session: Arc<dyn Session>, agent: SocketAddr) -> Membership {
+        let room = session.room();
+        let mut state = self.lock();
+        let key = state.next_key;
+        state.next_key += 1;
+        state.members.push(Member { key, session, used: 0 });
+        self.show_presence(&state, Some(agent));
+        drop(state);
+        self.places.add_permits(room);
+        Membership { sessions: self.clone(), key }
+    }
+
+    /// Waits for a place and takes it, in the session with the fewest streams.
+    pub(crate) async fn take(self: &Arc<Self>) -> Place {
+        loop {
+            // The semaphore lives as long as we do and is never closed.
+            let Ok(permit) = self.places.acquire().await else { return std::future::pending().await };
+            permit.forget();
+            if let Some(place) = self.pick() {
+                return place;
+            }
+            // The place went with its session, after the permit was ours.
+        }
+    }
+
+    pub(crate) fn presence(&self) -> watch::Receiver<Presence> {
+        self.presence.subscribe()
+    }
+
+    pub(crate) fn touch(&self) {
+        self.presence.send_modify(|presence| presence.touched += 1);
+    }
+
+    /// Sessions that can take a client now, and streams that are running.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        let state = self.lock();
+        let open = state.members.iter().filter(|member| member.used < member.session.room()).count();
+        (open, state.streams)
+    }
+
+    fn pick(self: &Arc<Self>) -> Option<Place> {
+        let mut state = self.lock();
+        let member = state.least_used()?;
+        member.used += 1;
+        let (key, session) = (member.key, member.session.clone());
+        state.streams += 1;
+        Some(Place { sessions: self.clone(), key, session })
+    }
+
+    fn leave(&self, key: u64) {
+        let mut state = self.lock();
+        let Some(index) = state.members.iter().position(|member| member.key == key) else { return };
+        let gone = state.members.remove(index);
+        // Permits that waiters have taken meanwhile find no place and are dropped there.
+        self.places.forget_permits(gone.session.room().saturating_sub(gone.used));
+        self.show_presence(&state, None);
+    }
+
+    fn give_back(&self, key: u64) {
+        let mut state = self.lock();
+        state.streams -= 1;
+        if let Some(member) = state.members.iter_mut().find(|member| member.key == key) {
+            member.used -= 1;
+            self.places.add_permits(1);
+        }
+        self.show_presence(&state, None);
+    }
+
+    fn show_presence(&self, state: &State, arrived: Option<SocketAddr>) {
+        let online = !state.members.is_empty() || state.streams > 0;
+        self.presence.send_if_modified(|presence| {
+            if presence.online == online {
+                return false;
+            }
+            presence.online = online;
+            if online {
+                presence.arrivals += 1;
+                presence.agent = arrived;
+            }
+            true
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The first unused session is as good as any, which makes this quick where each session serves one client.
+    fn least_used(&mut self) -> Option<&mut Member> {
+        let mut best: Option<usize> = None;
+        for (index, member) in self.members.iter().enumerate() {
+            if member.used < member.session.room() && best.is_none_or(|b| member.used < self.members[b].used) {
+                best = Some(index);
+                if member.used == 0 {
+                    break;
+                }
+            }
+        }
+        best.map(|index| &mut self.members[index])
+    }
+}
+
+impl fmt::Debug for Sessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (sessions, streams) = self.counts();
+        f.debug_struct("Sessions").field("open", &sessions).field("streams", &streams).finish_non_exhaustive()
+    }
+}
+
+/// A session's stay among the sessions of its tunnel; it leaves when this is dropped.
+#[derive(Debug)]
+pub struct Membership {
+    sessions: Arc<Sessions>,
+    key: u64,
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        self.sessions.leave(self.key);
+    }
+}
+
+/// One stream's place in a session; given back when this is dropped.
+pub(crate) struct Place {
+    sessions: Arc<Sessions>,
+    key: u64,
+    session: Arc<dyn Session>,
+}
+
+impl Place {
+    /// Opens the stream. A session that cannot is not asked again.
+    pub(crate) async fn open(&self, client: &ClientInfo) -> Result<BoxDuplex, SessionGone> {
+        let opened = self.session.open(client).await;
+        if opened.is_err() {
+            self.sessions.leave(self.key);
+        }
+        opened
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.sessions.give_back(self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    struct Idle(usize);
+
+    #[async_trait]
+    impl Session for Idle {
+        async fn open(&self, _: &ClientInfo) -> Result<BoxDuplex, SessionGone> {
+            Err(SessionGone)
+        }
+
+        fn room(&self) -> usize {
+            self.0
+        }
+    }
+
+    fn agent() -> SocketAddr {
+        "127.0.0.1:1".parse().unwrap()
+    }
+
+    async fn is_empty(sessions: &Arc<Sessions>) -> bool {
+        timeout(Duration::from_millis(1), sessions.take()).await.is_err()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_place_is_taken_once_and_given_back() {
+        let sessions = Sessions::new();
+        let _member = sessions.join(Arc::new(Idle(1)), agent());
+        let place = sessions.take().await;
+        assert!(is_empty(&sessions).await);
+        drop(place);
+        assert!(!is_empty(&sessions).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_places_of_a_session_go_with_it() {
+        let sessions = Sessions::new();
+        let first = sessions.join(Arc::new(Idle(2)), agent());
+        let place = sessions.take().await;
+        drop(first);
+        assert!(is_empty(&sessions).await);
+        drop(place);
+        assert!(is_empty(&sessions).await, "a place of a session that has left came back");
+        let _second = sessions.join(Arc::new(Idle(1)), agent());
+        let _place = sessions.take().await;
+        assert!(is_empty(&sessions).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_go_to_the_least_used_session() {
+        let sessions = Sessions::new();
+        let _members = [sessions.join(Arc::new(Idle(9)), agent()), sessions.join(Arc::new(Idle(9)), agent())];
+        let mut keys = Vec::new();
+        let mut places = Vec::new();
+        for _ in 0..4 {
+            places.push(sessions.take().await);
+            keys.push(places[places.len() - 1].key);
+        }
+        assert_eq!(keys, [0, 1, 0, 1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_running_stream_is_presence_without_any_session() {
+        let sessions = Sessions::new();
+        let presence = sessions.presence();
+        let member = sessions.join(Arc::new(Idle(1)), agent());
+        let place = sessions.take().await;
+        drop(member);
+        assert!(presence.borrow().online);
+        drop(place);
+        assert!(!presence.borrow().online);
+        assert_eq!(presence.borrow().arrivals, 1);
+    }
+}

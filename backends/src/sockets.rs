@@ -1,0 +1,109 @@
+//! The options of every TCP socket that carries users' bytes.
+//!
+//! - TCP_NODELAY: the relay writes what it has; waiting for more is the sender's choice, not ours.
+//! - Keepalive after 5 s of silence, every 5 s, 3 times: a host that vanished is noticed within 20 s while nothing is on
+//!   its way to it. (With bytes on their way the relay's `stalled` bounds it: TCP_USER_TIMEOUT would be quicker, but since
+//!   Linux 5.11 it also ends connections whose reader has merely stopped reading for that long.)
+//!
+//! A listener's options are inherited by what it accepts, so they are set once a port and cost nothing a connection.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+/// Listens on `addr`. A wildcard v6 address takes v4 too.
+pub fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    // Without it a restart could not take its ports back for a minute. It is not SO_REUSEPORT: a port that somebody listens
+    // on stays theirs.
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    set_options(&SockRef::from(&socket))?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Connects to `addr`, within `limit`.
+pub async fn connect(addr: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    set_options(&SockRef::from(&socket))?;
+    tokio::time::timeout(limit, socket.connect(addr))
+        .await
+        .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer")))
+}
+
+/// Closes with a reset, so that the peer cannot take it for an end.
+pub fn reset(socket: TcpStream) {
+    // Fails only on a socket that is dead already.
+    let _ = socket.set_zero_linger();
+    drop(socket);
+}
+
+/// The same address however the peer was accepted: v4-mapped v6 is v4.
+pub fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}
+
+/// The network one host may be expected to dial in from: its v4 address, its v6 /64, or all of loopback.
+#[cfg(feature = "serve")]
+pub(crate) fn networks_of(ip: IpAddr) -> Vec<ipnet::IpNet> {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+    match ip.to_canonical() {
+        ip if ip.is_loopback() => vec![
+            IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
+            IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
+        ],
+        IpAddr::V4(ip) => vec![IpNet::V4(Ipv4Net::new_assert(ip, 32))],
+        IpAddr::V6(ip) => vec![IpNet::V6(Ipv6Net::new_assert(ip, 64).trunc())],
+    }
+}
+
+fn set_options(socket: &SockRef<'_>) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    let keepalive =
+        TcpKeepalive::new().with_time(Duration::from_secs(5)).with_interval(Duration::from_secs(5)).with_retries(3);
+    socket.set_tcp_keepalive(&keepalive)
+}
+
+/// Holds the clients that come while all places for waiting are taken. The kernel cuts it to its own limit
+/// (`net.core.somaxconn`, 4,096 by default).
+const BACKLOG: i32 = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_listener_accepts_has_its_options() {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let _dialled = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        let socket = SockRef::from(&accepted);
+        assert!(accepted.nodelay().unwrap());
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_pin_is_one_host() {
+        let nets = |ip: &str| networks_of(ip.parse().unwrap());
+        assert_eq!(nets("192.0.2.7"), nets("::ffff:192.0.2.7"));
+        assert!(nets("192.0.2.7")[0].contains(&"192.0.2.7".parse::<IpAddr>().unwrap()));
+        assert!(!nets("192.0.2.7")[0].contains(&"192.0.2.8".parse::<IpAddr>().unwrap()));
+        assert!(nets("2001:db8::1")[0].contains(&"2001:db8::2".parse::<IpAddr>().unwrap()));
+        assert!(!nets("2001:db8::1")[0].contains(&"2001:db8:0:1::1".parse::<IpAddr>().unwrap()));
+    }
+}

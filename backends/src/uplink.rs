@@ -1,0 +1,291 @@
+//! A tunnel's way to its agents: what fronts call to get a stream for a client, whatever the carrier.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tunnel_api::{StreamEnd, What};
+
+use crate::{
+    events::TunnelNews,
+    relay::{BoxDuplex, Duplex, Progress, RelayEnd, RelayTimes, Side, relay},
+    sessions::{Membership, Place, Presence, Session, Sessions},
+};
+
+/// A client, as the agent may be told of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientInfo {
+    /// Where it comes from.
+    pub client_addr: SocketAddr,
+    /// Where it connected to.
+    pub public_addr: SocketAddr,
+}
+
+/// A tunnel's way to its agents. Cheap to clone; all clones are the same uplink.
+#[derive(Clone)]
+pub struct Uplink(Arc<Inner>);
+
+struct Inner {
+    terms: UplinkTerms,
+    sessions: Arc<Sessions>,
+    news: TunnelNews,
+    totals: Totals,
+    retired: CancellationToken,
+    ended: CancellationToken,
+}
+
+/// What an uplink is held to.
+#[derive(Debug, Clone, Copy)]
+pub struct UplinkTerms {
+    /// How long a client waits for an agent.
+    pub client_wait: Duration,
+    /// After its first stream it takes no more: the tunnel is for one connection.
+    pub once: bool,
+    /// The relay's times.
+    pub relay: RelayTimes,
+}
+
+/// Why a client gets no stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoStream {
+    /// No agent came in time.
+    #[error("no agent is there")]
+    NoAgent,
+    /// The tunnel takes no more clients.
+    #[error("the tunnel is taken or closed")]
+    Retired,
+}
+
+/// What went through an uplink in its life.
+#[derive(Debug, Default)]
+struct Totals {
+    streams: AtomicU64,
+    strangers: AtomicU64,
+    bytes: Mutex<Bytes>,
+}
+
+/// Bytes of the streams that have ended, and the streams that have not.
+#[derive(Debug, Default)]
+struct Bytes {
+    to_agent: u64,
+    to_client: u64,
+    running: HashMap<u64, Arc<Progress>>,
+}
+
+impl Totals {
+    fn begin(&self) -> (u64, Arc<Progress>) {
+        let number = self.streams.fetch_add(1, Ordering::Relaxed) + 1;
+        let progress = Arc::new(Progress::default());
+        self.lock().running.insert(number, progress.clone());
+        (number, progress)
+    }
+
+    fn settle(&self, number: u64) {
+        let mut bytes = self.lock();
+        if let Some(progress) = bytes.running.remove(&number) {
+            bytes.to_agent += progress.to_agent();
+            bytes.to_client += progress.to_client();
+        }
+    }
+
+    fn bytes(&self) -> (u64, u64) {
+        let bytes = self.lock();
+        bytes.running.values().fold((bytes.to_agent, bytes.to_client), |(to_agent, to_client), progress| {
+            (to_agent + progress.to_agent(), to_client + progress.to_client())
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Bytes> {
+        // Nothing panics while it is held.
+        self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Uplink {
+    pub(crate) fn new(terms: UplinkTerms, news: TunnelNews) -> Self {
+        Self(Arc::new(Inner {
+            terms,
+            sessions: Sessions::new(),
+            news,
+            totals: Totals::default(),
+            retired: CancellationToken::new(),
+            ended: CancellationToken::new(),
+        }))
+    }
+
+    // ---- for fronts ----
+
+    /// A stream for this client: waits, within bounds, for a session with room and opens it there.
+    ///
+    /// Dropping the future gives up the place in the queue.
+    pub async fn connect(&self, client: ClientInfo) -> Result<OpenStream, NoStream> {
+        tokio::select! {
+            biased;
+            () = self.retired() => Err(NoStream::Retired),
+            opened = timeout(self.0.terms.client_wait, self.open_somewhere(&client)) => {
+                let (io, place) = opened.map_err(|_| NoStream::NoAgent)?;
+                Ok(OpenStream::new(self.clone(), client, io, place))
+            }
+        }
+    }
+
+    /// Resolves when the tunnel takes no more clients and no more agents: listeners should close.
+    pub async fn retired(&self) {
+        self.0.retired.cancelled().await;
+    }
+
+    async fn open_somewhere(&self, client: &ClientInfo) -> (BoxDuplex, Place) {
+        loop {
+            let place = self.0.sessions.take().await;
+            if let Ok(io) = place.open(client).await {
+                return (io, place);
+            }
+        }
+    }
+
+    // ---- for carriers ----
+
+    /// Adds a session to which streams may go from now on, until the membership is dropped.
+    pub fn join(&self, session: Arc<dyn Session>, agent: SocketAddr) -> Membership {
+        self.0.sessions.join(session, agent)
+    }
+
+    /// Somebody dialled in who may not. Counted, and said once a tunnel: whoever runs the agent has to know that its
+    /// address is not the one that is let in.
+    pub fn turn_away(&self, stranger: SocketAddr) {
+        if self.0.totals.strangers.fetch_add(1, Ordering::Relaxed) == 0 {
+            let tunnel = self.0.news.id();
+            tracing::info!(tunnel.id = %tunnel, agent.addr = %stranger, "dial-in reset: it is not from where this tunnel's agent may dial (dial_from)");
+        }
+    }
+
+    // ---- for the tunnel ----
+
+    pub(crate) fn presence(&self) -> tokio::sync::watch::Receiver<Presence> {
+        self.0.sessions.presence()
+    }
+
+    pub(crate) fn touch(&self) {
+        self.0.sessions.touch();
+    }
+
+    /// No more clients and no more agents; what runs goes on.
+    pub(crate) fn retire(&self) {
+        self.0.retired.cancel();
+    }
+
+    /// What runs is aborted.
+    pub(crate) fn end(&self) {
+        self.retire();
+        self.0.ended.cancel();
+    }
+
+    pub(crate) fn counts(&self) -> UplinkCounts {
+        let (sessions, streams) = self.0.sessions.counts();
+        let (to_agent, to_client) = self.0.totals.bytes();
+        UplinkCounts {
+            sessions,
+            streams,
+            to_agent,
+            to_client,
+            strangers: self.0.totals.strangers.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// How an uplink stands.
+pub(crate) struct UplinkCounts {
+    pub(crate) sessions: usize,
+    pub(crate) streams: usize,
+    pub(crate) to_agent: u64,
+    pub(crate) to_client: u64,
+    pub(crate) strangers: u64,
+}
+
+/// A stream that was opened for a client, to be relayed.
+pub struct OpenStream {
+    io: BoxDuplex,
+    place: Place,
+    client: ClientInfo,
+    account: Account,
+    since: Instant,
+}
+
+/// A running stream's entry in its uplink's totals; settled when this is dropped, however the stream went.
+struct Account {
+    uplink: Uplink,
+    number: u64,
+    progress: Arc<Progress>,
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.uplink.0.totals.settle(self.number);
+    }
+}
+
+impl OpenStream {
+    fn new(uplink: Uplink, client: ClientInfo, io: BoxDuplex, place: Place) -> Self {
+        if uplink.0.terms.once {
+            uplink.retire();
+        }
+        let (number, progress) = uplink.0.totals.begin();
+        uplink.0.news.tell(|| What::ClientConnected { stream: number, client: client.client_addr });
+        Self { io, place, client, account: Account { uplink, number, progress }, since: Instant::now() }
+    }
+
+    /// Relays until the stream ends, and reports how it did.
+    pub async fn relay(self, client: impl Duplex) -> RelayEnd {
+        let Account { uplink, number, progress } = &self.account;
+        let inner = &*uplink.0;
+        let end = relay(client, self.io, progress, &inner.terms.relay, &inner.ended).await;
+        inner.news.tell(|| What::ClientEnded {
+            stream: *number,
+            client: self.client.client_addr,
+            end: stream_end(end),
+            bytes_to_agent: progress.to_agent(),
+            bytes_to_client: progress.to_client(),
+            duration: self.since.elapsed(),
+        });
+        drop(self.place);
+        end
+    }
+}
+
+fn stream_end(end: RelayEnd) -> StreamEnd {
+    match end {
+        RelayEnd::Finished => StreamEnd::Finished,
+        RelayEnd::Aborted(Side::Client) => StreamEnd::AbortedByClient,
+        RelayEnd::Aborted(Side::Agent) => StreamEnd::AbortedByAgent,
+        RelayEnd::Stalled => StreamEnd::Stalled,
+        RelayEnd::Cancelled => StreamEnd::TunnelClosed,
+    }
+}
+
+impl fmt::Debug for Uplink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Uplink")
+            .field("tunnel", self.0.news.id())
+            .field("sessions", &self.0.sessions)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for OpenStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenStream")
+            .field("client", &self.client)
+            .field("number", &self.account.number)
+            .finish_non_exhaustive()
+    }
+}

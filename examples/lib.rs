@@ -1,0 +1,1 @@
+//! The examples; see the files beside this one.

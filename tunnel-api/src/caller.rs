@@ -1,0 +1,74 @@
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
+
+/// Who is calling, and over which connection. Every backend method takes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// Whose tunnels the call is about.
+    pub owner: Owner,
+    /// Where the call came from; `None` for a caller in this process, whose dial-ins are then pinned to loopback.
+    pub peer_addr: Option<SocketAddr>,
+    /// Where it arrived; tells which of this host's addresses the caller can reach. `None` for a caller in this process.
+    pub local_addr: Option<SocketAddr>,
+}
+
+impl Caller {
+    /// A caller in this process.
+    pub fn embedded() -> Self {
+        Self { owner: Owner::local(), peer_addr: None, local_addr: None }
+    }
+
+    /// A caller that came over a connection, before anything is known about who it is.
+    pub fn connected(addrs: ConnectionAddrs) -> Self {
+        Self { owner: Owner::local(), peer_addr: Some(addrs.peer), local_addr: Some(addrs.local) }
+    }
+
+    /// Where the call came from, with v4-mapped addresses as v4.
+    pub fn peer_ip(&self) -> Option<IpAddr> {
+        self.peer_addr.map(|addr| canonical_ip(addr.ip()))
+    }
+}
+
+/// Whose a tunnel is. Owners see, look up and close their own tunnels only.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Owner(String);
+
+impl Owner {
+    /// Everybody, as long as no credentials are configured.
+    pub fn local() -> Self {
+        Self("local".to_owned())
+    }
+
+    /// The owner of that name.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self(name.into())
+    }
+
+    /// Its name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Both ends of the connection a request came over. Whoever accepts connections for the RPC puts it into the request's
+/// extensions; `TunnelService` makes the [`Caller`] of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionAddrs {
+    /// The far end.
+    pub peer: SocketAddr,
+    /// Our end.
+    pub local: SocketAddr,
+}
+
+/// One form for one address: v4-mapped v6 is v4, so that a dual-stack listener and a v4 one see the same peer.
+pub fn canonical_ip(ip: IpAddr) -> IpAddr {
+    ip.to_canonical()
+}

@@ -1,0 +1,263 @@
+//! Between the messages of `tunnel.v1` and the values of this crate, both ways side by side so that they stay inverse.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+    time::{Duration, SystemTime},
+};
+
+use ipnet::IpNet;
+
+use super::v1;
+use crate::{
+    CloseReason, OpenTunnel, OpenedTunnel, StreamEnd, TunnelError, TunnelEvent, TunnelInfo, TunnelName, TunnelState,
+    What,
+};
+
+/// A peer broke the contract of the .proto. Only a client meets this: a server's own refusals name the field.
+#[derive(Debug, thiserror::Error)]
+#[error("the server's answer has no valid {0}")]
+pub(super) struct Malformed(&'static str);
+
+// ---- OpenTunnel ----
+
+pub(super) fn open_request(request: v1::OpenTunnelRequest) -> Result<OpenTunnel, TunnelError> {
+    let dial_within = request
+        .dial_within
+        .map(|d| Duration::try_from(d).map_err(|_| TunnelError::invalid("dial_within", "must not be negative")))
+        .transpose()?;
+    let wanted = OpenTunnel {
+        backend: non_empty(request.backend),
+        address: field("address", &request.address)?,
+        name: non_empty(request.name).map(|name| field("name", &name)).transpose()?,
+        connections: (request.connections != 0).then_some(request.connections),
+        proxy_protocol: request.proxy_protocol,
+        dial_within,
+        dial_from: request.dial_from.iter().map(|net| network(net)).collect::<Result<_, _>>()?,
+        caller_address: non_empty(request.caller_address).map(|ip| field("caller_address", &ip)).transpose()?,
+        labels: request.labels.into_iter().collect(),
+    };
+    wanted.check_bounds()?;
+    Ok(wanted)
+}
+
+pub(super) fn into_open_request(wanted: OpenTunnel) -> v1::OpenTunnelRequest {
+    v1::OpenTunnelRequest {
+        backend: wanted.backend.unwrap_or_default(),
+        address: wanted.address.to_string(),
+        name: wanted.name.map(|name| name.to_string()).unwrap_or_default(),
+        connections: wanted.connections.unwrap_or_default(),
+        proxy_protocol: wanted.proxy_protocol,
+        dial_within: wanted.dial_within.and_then(|d| d.try_into().ok()),
+        dial_from: wanted.dial_from.iter().map(ToString::to_string).collect(),
+        caller_address: wanted.caller_address.map(|ip| ip.to_string()).unwrap_or_default(),
+        labels: wanted.labels.into_iter().collect(),
+    }
+}
+
+pub(super) fn open_response(opened: OpenedTunnel) -> v1::OpenTunnelResponse {
+    v1::OpenTunnelResponse {
+        id: opened.id.to_string(),
+        uri: opened.uri.expose().to_owned(),
+        address: opened.address.to_string(),
+        dial_by: Some(opened.dial_by.into()),
+        dial_from: opened.dial_from.iter().map(ToString::to_string).collect(),
+        connections: opened.connections,
+    }
+}
+
+pub(super) fn from_open_response(answer: v1::OpenTunnelResponse) -> Result<OpenedTunnel, Malformed> {
+    Ok(OpenedTunnel {
+        id: valid("id", &answer.id)?,
+        uri: valid("uri", &answer.uri)?,
+        address: valid("address", &answer.address)?,
+        dial_by: time("dial_by", answer.dial_by)?,
+        dial_from: answer.dial_from.iter().map(|net| valid("dial_from", net)).collect::<Result<_, _>>()?,
+        connections: answer.connections,
+    })
+}
+
+// ---- TunnelInfo ----
+
+pub(super) fn tunnel_info(info: TunnelInfo) -> v1::TunnelInfo {
+    v1::TunnelInfo {
+        id: info.id.to_string(),
+        name: info.name.map(|name| name.to_string()).unwrap_or_default(),
+        addresses: info.addresses.iter().map(ToString::to_string).collect(),
+        backend: info.backend,
+        state: state(info.state).into(),
+        sessions: info.sessions,
+        streams: info.streams,
+        bytes_to_agent: info.bytes_to_agent,
+        bytes_to_client: info.bytes_to_client,
+        strangers: info.strangers,
+        open_time: Some(info.open_time.into()),
+        expire_time: info.expire_time.map(Into::into),
+        labels: info.labels.into_iter().collect(),
+    }
+}
+
+pub(super) fn from_tunnel_info(info: v1::TunnelInfo) -> Result<TunnelInfo, Malformed> {
+    let name: Option<TunnelName> = non_empty(info.name.clone()).map(|name| valid("name", &name)).transpose()?;
+    Ok(TunnelInfo {
+        id: valid("id", &info.id)?,
+        name,
+        addresses: info.addresses.iter().map(|a| valid("addresses", a)).collect::<Result<_, _>>()?,
+        state: from_state(info.state())?,
+        backend: info.backend,
+        sessions: info.sessions,
+        streams: info.streams,
+        bytes_to_agent: info.bytes_to_agent,
+        bytes_to_client: info.bytes_to_client,
+        strangers: info.strangers,
+        open_time: time("open_time", info.open_time)?,
+        expire_time: info.expire_time.map(|t| time("expire_time", Some(t))).transpose()?,
+        labels: info.labels.into_iter().collect(),
+    })
+}
+
+fn state(state: TunnelState) -> v1::TunnelState {
+    match state {
+        TunnelState::Waiting => v1::TunnelState::Waiting,
+        TunnelState::Online => v1::TunnelState::Online,
+        TunnelState::Offline => v1::TunnelState::Offline,
+    }
+}
+
+fn from_state(state: v1::TunnelState) -> Result<TunnelState, Malformed> {
+    match state {
+        v1::TunnelState::Waiting => Ok(TunnelState::Waiting),
+        v1::TunnelState::Online => Ok(TunnelState::Online),
+        v1::TunnelState::Offline => Ok(TunnelState::Offline),
+        v1::TunnelState::Unspecified => Err(Malformed("state")),
+    }
+}
+
+// ---- events ----
+
+pub(super) fn event(event: TunnelEvent) -> v1::WatchTunnelsResponse {
+    use v1::watch_tunnels_response::Event;
+    let what = match event.what {
+        What::Present(info) => Event::Present(tunnel_info(*info)),
+        What::Ready => Event::Ready(v1::Ready {}),
+        What::Opened(info) => Event::Opened(tunnel_info(*info)),
+        What::AgentConnected { agent } => Event::AgentConnected(v1::AgentConnected { agent: agent.to_string() }),
+        What::AgentLost { expire_time } => Event::AgentLost(v1::AgentLost { expire_time: Some(expire_time.into()) }),
+        What::ClientConnected { stream, client } => {
+            Event::ClientConnected(v1::ClientConnected { stream, client: client.to_string() })
+        }
+        What::ClientEnded { stream, client, end, bytes_to_agent, bytes_to_client, duration } => {
+            Event::ClientEnded(v1::ClientEnded {
+                stream,
+                client: client.to_string(),
+                end: stream_end(end).into(),
+                bytes_to_agent,
+                bytes_to_client,
+                duration: duration.try_into().ok(),
+            })
+        }
+        What::Closed { reason } => Event::Closed(v1::Closed { reason: close_reason(reason).into() }),
+        What::Lagged { missed } => Event::Lagged(v1::Lagged { missed }),
+    };
+    v1::WatchTunnelsResponse {
+        time: Some(event.time.into()),
+        id: event.tunnel.map(|id| id.to_string()).unwrap_or_default(),
+        event: Some(what),
+    }
+}
+
+pub(super) fn from_event(event: v1::WatchTunnelsResponse) -> Result<TunnelEvent, Malformed> {
+    use v1::watch_tunnels_response::Event;
+    let what = match event.event.ok_or(Malformed("event"))? {
+        Event::Present(info) => What::Present(Box::new(from_tunnel_info(info)?)),
+        Event::Ready(_) => What::Ready,
+        Event::Opened(info) => What::Opened(Box::new(from_tunnel_info(info)?)),
+        Event::AgentConnected(e) => What::AgentConnected { agent: valid("agent", &e.agent)? },
+        Event::AgentLost(e) => What::AgentLost { expire_time: time("expire_time", e.expire_time)? },
+        Event::ClientConnected(e) => What::ClientConnected { stream: e.stream, client: socket(&e.client)? },
+        Event::ClientEnded(e) => What::ClientEnded {
+            stream: e.stream,
+            client: socket(&e.client)?,
+            end: from_stream_end(e.end())?,
+            bytes_to_agent: e.bytes_to_agent,
+            bytes_to_client: e.bytes_to_client,
+            duration: e.duration.and_then(|d| d.try_into().ok()).ok_or(Malformed("duration"))?,
+        },
+        Event::Closed(e) => What::Closed { reason: from_close_reason(e.reason())? },
+        Event::Lagged(e) => What::Lagged { missed: e.missed },
+    };
+    let tunnel = non_empty(event.id).map(|id| valid("id", &id)).transpose()?;
+    Ok(TunnelEvent { time: time("time", event.time)?, tunnel, what })
+}
+
+fn stream_end(end: StreamEnd) -> v1::StreamEnd {
+    match end {
+        StreamEnd::Finished => v1::StreamEnd::Finished,
+        StreamEnd::AbortedByClient => v1::StreamEnd::AbortedByClient,
+        StreamEnd::AbortedByAgent => v1::StreamEnd::AbortedByAgent,
+        StreamEnd::Stalled => v1::StreamEnd::Stalled,
+        StreamEnd::TunnelClosed => v1::StreamEnd::TunnelClosed,
+    }
+}
+
+fn from_stream_end(end: v1::StreamEnd) -> Result<StreamEnd, Malformed> {
+    match end {
+        v1::StreamEnd::Finished => Ok(StreamEnd::Finished),
+        v1::StreamEnd::AbortedByClient => Ok(StreamEnd::AbortedByClient),
+        v1::StreamEnd::AbortedByAgent => Ok(StreamEnd::AbortedByAgent),
+        v1::StreamEnd::Stalled => Ok(StreamEnd::Stalled),
+        v1::StreamEnd::TunnelClosed => Ok(StreamEnd::TunnelClosed),
+        v1::StreamEnd::Unspecified => Err(Malformed("end")),
+    }
+}
+
+fn close_reason(reason: CloseReason) -> v1::CloseReason {
+    match reason {
+        CloseReason::Requested => v1::CloseReason::Requested,
+        CloseReason::NotDialled => v1::CloseReason::NotDialled,
+        CloseReason::Done => v1::CloseReason::Done,
+        CloseReason::AgentLost => v1::CloseReason::AgentLost,
+        CloseReason::Shutdown => v1::CloseReason::Shutdown,
+    }
+}
+
+fn from_close_reason(reason: v1::CloseReason) -> Result<CloseReason, Malformed> {
+    match reason {
+        v1::CloseReason::Requested => Ok(CloseReason::Requested),
+        v1::CloseReason::NotDialled => Ok(CloseReason::NotDialled),
+        v1::CloseReason::Done => Ok(CloseReason::Done),
+        v1::CloseReason::AgentLost => Ok(CloseReason::AgentLost),
+        v1::CloseReason::Shutdown => Ok(CloseReason::Shutdown),
+        v1::CloseReason::Unspecified => Err(Malformed("reason")),
+    }
+}
+
+// ---- scalars ----
+
+fn non_empty(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+/// A field of a request: what is wrong with it goes back to the caller, what it held does not.
+fn field<T: FromStr<Err: std::fmt::Display>>(name: &'static str, text: &str) -> Result<T, TunnelError> {
+    text.parse().map_err(|error: T::Err| TunnelError::invalid(name, error.to_string()))
+}
+
+fn network(text: &str) -> Result<IpNet, TunnelError> {
+    text.parse::<IpNet>()
+        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+        .map_err(|_| TunnelError::invalid("dial_from", "write networks as 192.0.2.0/24 or plain addresses"))
+}
+
+/// A field of an answer.
+fn valid<T: FromStr>(name: &'static str, text: &str) -> Result<T, Malformed> {
+    text.parse().map_err(|_| Malformed(name))
+}
+
+fn socket(text: &str) -> Result<SocketAddr, Malformed> {
+    valid("client", text)
+}
+
+fn time(name: &'static str, time: Option<prost_types::Timestamp>) -> Result<SystemTime, Malformed> {
+    time.and_then(|t| t.try_into().ok()).ok_or(Malformed(name))
+}

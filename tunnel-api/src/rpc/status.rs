@@ -1,0 +1,141 @@
+//! Refusals on the wire: the message says it all to people, the details say it to programs.
+
+use std::{borrow::Cow, collections::HashMap};
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::TunnelError;
+
+const DOMAIN: &str = "tunnel.v1";
+
+impl From<TunnelError> for Status {
+    fn from(error: TunnelError) -> Self {
+        if let TunnelError::Internal { doing, source } = &error {
+            tracing::error!(error = %Chain(source.as_ref()), "internal error while {doing}");
+        }
+        let (code, reason, facts) = code_and_reason(&error);
+        let mut details = ErrorDetails::with_error_info(reason, DOMAIN, facts);
+        match &error {
+            TunnelError::Invalid { field, why } => {
+                details.add_bad_request_violation(field.as_ref(), why.as_ref());
+            }
+            TunnelError::LimitReached { retry_after: Some(after), .. }
+            | TunnelError::Unavailable { retry_after: Some(after), .. } => {
+                details.set_retry_info(Some(*after));
+            }
+            _ => {}
+        }
+        Self::with_error_details(code, error.to_string(), details)
+    }
+}
+
+impl From<Status> for TunnelError {
+    /// What a client makes of a refusal. A status that did not come from this service (a proxy's, a transport's) is read
+    /// by its code.
+    fn from(status: Status) -> Self {
+        let details = status.get_error_details();
+        let info = details.error_info().filter(|info| info.domain == DOMAIN);
+        let reason = info.map_or("", |info| info.reason.as_str());
+        let fact = |key: &str| info.and_then(|info| info.metadata.get(key)).cloned().unwrap_or_default();
+        let why = status.message().to_owned();
+        let retry_after = details.retry_info().and_then(|retry| retry.retry_delay);
+        match (reason, status.code()) {
+            ("INVALID", _) => Self::invalid(fact("field"), fact("why")),
+            ("ADDRESS_TAKEN", _) => Self::AddressTaken { address: fact("address") },
+            ("NAME_CONFLICT", _) => Self::NameConflict { name: fact("name"), difference: fact("difference") },
+            ("UNSUPPORTED", _) | (_, Code::Unimplemented) => Self::Unsupported { call: "this call" },
+            (_, Code::NotFound) => Self::NotFound,
+            (_, Code::InvalidArgument) => Self::invalid("request", why),
+            (_, Code::PermissionDenied | Code::Unauthenticated) => Self::NotAllowed { why },
+            (_, Code::ResourceExhausted) => Self::LimitReached { limit: why, retry_after },
+            (_, Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled) => {
+                Self::Unavailable { why: unavailable(&status), retry_after }
+            }
+            _ => Self::internal("asking the remote server", status),
+        }
+    }
+}
+
+type Facts = HashMap<String, String>;
+
+fn code_and_reason(error: &TunnelError) -> (Code, &'static str, Facts) {
+    let facts = |pairs: &[(&str, &dyn ToString)]| -> Facts {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), value.to_string())).collect()
+    };
+    match error {
+        TunnelError::Invalid { field, why } => {
+            (Code::InvalidArgument, "INVALID", facts(&[("field", field), ("why", why)]))
+        }
+        TunnelError::NotFound => (Code::NotFound, "NOT_FOUND", Facts::new()),
+        TunnelError::AddressTaken { address } => (Code::AlreadyExists, "ADDRESS_TAKEN", facts(&[("address", address)])),
+        TunnelError::NotAllowed { .. } => (Code::PermissionDenied, "NOT_ALLOWED", Facts::new()),
+        TunnelError::NameConflict { name, difference } => {
+            (Code::FailedPrecondition, "NAME_CONFLICT", facts(&[("name", name), ("difference", difference)]))
+        }
+        TunnelError::LimitReached { .. } => (Code::ResourceExhausted, "LIMIT_REACHED", Facts::new()),
+        TunnelError::Unavailable { .. } => (Code::Unavailable, "UNAVAILABLE", Facts::new()),
+        TunnelError::Unsupported { .. } => (Code::Unimplemented, "UNSUPPORTED", Facts::new()),
+        TunnelError::Internal { .. } => (Code::Internal, "INTERNAL", Facts::new()),
+    }
+}
+
+/// Transport failures arrive as a status whose message is only "transport error"; what happened is in its sources.
+fn unavailable(status: &Status) -> String {
+    match std::error::Error::source(status) {
+        Some(source) => format!("{}: {}", status.message(), Chain(source)),
+        None => status.message().to_owned(),
+    }
+}
+
+/// An error and all its sources on one line.
+pub(super) struct Chain<'a>(pub(super) &'a (dyn std::error::Error + 'a));
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut last: Cow<'_, str> = self.0.to_string().into();
+        f.write_str(&last)?;
+        let mut next = self.0.source();
+        while let Some(error) = next {
+            let text = error.to_string();
+            if text != last {
+                write!(f, ": {text}")?;
+            }
+            last = text.into();
+            next = error.source();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_survives_the_wire() {
+        let refusals = [
+            TunnelError::invalid("address", "not an address"),
+            TunnelError::NotFound,
+            TunnelError::AddressTaken { address: "tcp://h:1".to_owned() },
+            TunnelError::NotAllowed { why: "port 1 is not in the pool".to_owned() },
+            TunnelError::NameConflict { name: "blog".to_owned(), difference: "connections 4".to_owned() },
+            TunnelError::LimitReached { limit: "no free port".to_owned(), retry_after: Some(Duration::from_secs(3)) },
+            TunnelError::Unavailable { why: "draining".to_owned(), retry_after: None },
+        ];
+        for refusal in refusals {
+            let status = Status::from(refusal.clone());
+            assert_eq!(status.message(), refusal.to_string());
+            assert_eq!(format!("{:?}", TunnelError::from(status)), format!("{refusal:?}"));
+        }
+    }
+
+    #[test]
+    fn an_internal_error_tells_the_caller_nothing() {
+        let status = Status::from(TunnelError::internal("binding", std::io::Error::other("the secret path")));
+        assert_eq!((status.code(), status.message()), (Code::Internal, "internal error while binding"));
+        assert!(!format!("{status:?}").contains("secret"));
+    }
+}
