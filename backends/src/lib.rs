@@ -14,6 +14,8 @@ pub mod acceptor;
 #[cfg(feature = "serve")]
 pub mod composed;
 #[cfg(feature = "serve")]
+pub mod door;
+#[cfg(feature = "serve")]
 mod events;
 #[cfg(feature = "serve")]
 pub mod front;

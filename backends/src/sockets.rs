@@ -7,12 +7,12 @@
 //!
 //! A listener's options are inherited by what it accepts, so they are set once a port and cost nothing a connection.
 
-use std::{
-    io,
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+#[cfg(feature = "serve")]
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{io, net::SocketAddr, time::Duration};
 
+#[cfg(feature = "serve")]
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
@@ -54,21 +54,23 @@ pub fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
 
-/// The network one host may be expected to dial in from: its v4 address, its v6 /64, or all of loopback.
+/// The network that counts as one party: a v4 address, or a v6 /64.
 #[cfg(feature = "serve")]
-pub(crate) fn networks_of(ip: IpAddr) -> Vec<ipnet::IpNet> {
-    use std::net::{Ipv4Addr, Ipv6Addr};
-
-    use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-
+pub(crate) fn network_of(ip: IpAddr) -> IpNet {
     match ip.to_canonical() {
-        ip if ip.is_loopback() => vec![
-            IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
-            IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
-        ],
-        IpAddr::V4(ip) => vec![IpNet::V4(Ipv4Net::new_assert(ip, 32))],
-        IpAddr::V6(ip) => vec![IpNet::V6(Ipv6Net::new_assert(ip, 64).trunc())],
+        IpAddr::V4(ip) => IpNet::V4(Ipv4Net::from(ip)),
+        IpAddr::V6(ip) => IpNet::V6(Ipv6Net::new_assert(ip, 64).trunc()),
     }
+}
+
+/// Where an agent at `ip` may dial in from: that party, or all of loopback.
+#[cfg(feature = "serve")]
+pub(crate) fn networks_of(ip: IpAddr) -> Vec<IpNet> {
+    if !ip.to_canonical().is_loopback() {
+        return vec![network_of(ip)];
+    }
+    let v4 = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
+    vec![IpNet::V4(v4), IpNet::V6(Ipv6Net::from(Ipv6Addr::LOCALHOST))]
 }
 
 fn set_options(socket: &SockRef<'_>) -> io::Result<()> {

@@ -1,1 +1,13 @@
-//! x
+//! The tunnel service as a program, and as a library: [`Server::start`] runs one inside your own.
+//!
+//! Where to read: [`config`] says what can be set, `assemble.rs` turns it into parts and is the only file that knows every
+//! part's name, `server.rs` starts and stops them, `rpc.rs` is what answers at the one port.
+
+mod assemble;
+pub mod config;
+mod ephemeral;
+mod rpc;
+mod server;
+
+pub use config::{Config, ConfigError};
+pub use server::{Running, Server, StartError};

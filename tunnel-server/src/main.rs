@@ -1,1 +1,169 @@
-fn main() {}
+//! `tunnel-server`: see `--help`.
+
+use std::{
+    io::IsTerminal,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
+use tunnel_server::{Config, ConfigError, Running, Server, StartError};
+
+/// Runs tunnels: programs behind NAT ask for one by gRPC and are reached at a public address.
+///
+/// Without a config it listens on 127.0.0.1:8010 and serves this machine only.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// The config file (see tunnel-server.example.toml)
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Listen here instead of where the config says
+    #[arg(short, long, value_name = "HOST:PORT")]
+    listen: Option<SocketAddr>,
+    /// Run without TLS and credentials even where others can connect
+    #[arg(long)]
+    insecure: bool,
+    /// How to log (what to log is set by RUST_LOG, such as RUST_LOG=debug)
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check a config file and exit: 0 if it is fine, 78 if not
+    Check {
+        /// The config file
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    if let Some(Command::Check { file }) = &args.command {
+        return check(file);
+    }
+    log(args.log_format);
+    raise_descriptor_limit();
+    match run(args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            exit_code(&error)
+        }
+    }
+}
+
+fn check(file: &Path) -> ExitCode {
+    match Config::from_file(file) {
+        Ok(_) => {
+            println!("{}: fine", file.display());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            complain(&error);
+            ExitCode::from(BAD_CONFIG)
+        }
+    }
+}
+
+async fn run(args: Args) -> Result<(), StartError> {
+    let mut config = match &args.config {
+        Some(file) => Config::from_file(file)?,
+        None => Config::default(),
+    };
+    if let Some(listen) = args.listen {
+        config.listen = listen;
+    }
+    config.insecure |= args.insecure;
+    let server = Server::start(config).await?;
+    greet(&server);
+    wait_for_signal().await;
+    tracing::info!("stopping: running streams may end; a second signal ends them at once");
+    tokio::select! {
+        () = server.shutdown() => {}
+        () = wait_for_signal() => {}
+    }
+    Ok(())
+}
+
+fn greet(server: &Running) {
+    let url = server.url();
+    eprintln!("tunnel-server listens on {}", server.addr());
+    eprintln!("  try   tunnel tcp 127.0.0.1:3000 --server {url}");
+    eprintln!("  or    grpcurl -plaintext -d '{{}}' {} tunnel.v1.Tunnel/OpenTunnel", url.trim_start_matches("http://"));
+}
+
+#[cfg(unix)]
+async fn wait_for_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+#[cfg(not(unix))]
+async fn wait_for_signal() {
+    let _ = tokio::signal::ctrl_c().await;
+}
+
+fn log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => {
+            log.with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()).init();
+        }
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+/// Each client costs two descriptors, and the usual soft limit of 1,024 is for programs that use select(2).
+fn raise_descriptor_limit() {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, getrlimit, setrlimit};
+        let mut limit = getrlimit(Resource::Nofile);
+        limit.current = limit.maximum;
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            tracing::warn!(%error, "cannot raise the limit on open files");
+        }
+    }
+}
+
+/// The error and its causes, once, at the edge.
+fn complain(error: &dyn std::error::Error) {
+    eprint!("tunnel-server: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        eprint!(": {error}");
+        cause = error.source();
+    }
+    eprintln!();
+}
+
+fn exit_code(error: &StartError) -> ExitCode {
+    match error {
+        StartError::Config(
+            ConfigError::Unreadable { .. } | ConfigError::Malformed { .. } | ConfigError::Impossible { .. },
+        )
+        | StartError::NoDefault(_) => ExitCode::from(BAD_CONFIG),
+        _ => ExitCode::FAILURE,
+    }
+}
+
+/// sysexits.h: EX_CONFIG.
+const BAD_CONFIG: u8 = 78;

@@ -55,7 +55,7 @@ pub(super) fn into_open_request(wanted: OpenTunnel) -> v1::OpenTunnelRequest {
     }
 }
 
-pub(super) fn open_response(opened: OpenedTunnel) -> v1::OpenTunnelResponse {
+pub(super) fn open_response(opened: &OpenedTunnel) -> v1::OpenTunnelResponse {
     v1::OpenTunnelResponse {
         id: opened.id.to_string(),
         uri: opened.uri.expose().to_owned(),
@@ -66,7 +66,7 @@ pub(super) fn open_response(opened: OpenedTunnel) -> v1::OpenTunnelResponse {
     }
 }
 
-pub(super) fn from_open_response(answer: v1::OpenTunnelResponse) -> Result<OpenedTunnel, Malformed> {
+pub(super) fn from_open_response(answer: &v1::OpenTunnelResponse) -> Result<OpenedTunnel, Malformed> {
     Ok(OpenedTunnel {
         id: valid("id", &answer.id)?,
         uri: valid("uri", &answer.uri)?,

@@ -82,7 +82,7 @@ impl TunnelBackend for RemoteBackend {
         request.name = request.name.map(|name| outer(&caller.owner, &name)).transpose()?;
         request.caller_address = request.caller_address.or_else(|| caller.peer_ip()).filter(|ip| reachable(*ip));
         let answer = timed(self.client.clone().open_tunnel(convert::into_open_request(request))).await?;
-        convert::from_open_response(answer).map_err(malformed)
+        convert::from_open_response(&answer).map_err(malformed)
     }
 
     async fn get_tunnel_address(&self, _caller: &Caller, uri: &TunnelUri) -> Result<PublicAddress, TunnelError> {

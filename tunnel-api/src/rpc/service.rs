@@ -37,7 +37,7 @@ impl<B: TunnelBackend> v1::service::Tunnel for TunnelService<B> {
         let caller = caller(&request);
         let wanted = convert::open_request(request.into_inner())?;
         let opened = self.backend.open_tunnel(&caller, wanted).await?;
-        Ok(Response::new(convert::open_response(opened)))
+        Ok(Response::new(convert::open_response(&opened)))
     }
 
     async fn get_tunnel_address(

@@ -1,0 +1,239 @@
+//! The one port. Everything that is not a tunnel's own data port comes in here: it reads a bounded prefix, tells the
+//! protocols apart, and hands the connection on with the prefix put back. HTTP/1.1 and HTTP/2 today; the RPC comes in as an
+//! opaque service, so that this crate knows nothing of it.
+
+mod first;
+mod lobby;
+mod replay;
+
+use std::{
+    convert::Infallible,
+    error::Error,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::{body::Incoming, service::Service};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use ipnet::IpNet;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::util::BoxCloneSyncService;
+use tunnel_api::ConnectionAddrs;
+
+use self::{
+    first::{FirstUnit, Protocol, read_first_unit},
+    lobby::{Lobby, Seat},
+    replay::Replay,
+};
+use crate::{acceptor::Acceptor, sockets};
+
+/// What answers HTTP at the door. Requests carry [`ConnectionAddrs`] in their extensions.
+pub type HttpService = BoxCloneSyncService<Request<Incoming>, Response<HttpBody>, Infallible>;
+
+/// The bodies of its answers.
+pub type HttpBody = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
+
+/// The door's limits. Each is a config key.
+#[derive(Debug, Clone)]
+pub struct DoorTerms {
+    /// From accept to the first complete unit of the connection's protocol (a request head, or HTTP/2's preface and
+    /// SETTINGS). One limit for all of it, so that dribbling bytes gains nothing.
+    pub first_unit: Duration,
+    /// How many connections may be in that state. One more, and the one that has waited longest is closed, of the source
+    /// that has the most. Each costs a descriptor and at most 16 KiB.
+    pub waiting: usize,
+    /// How many of them may come from one source: a v4 address, or a v6 /64. One more, and the oldest of that source is
+    /// closed. Loopback and `trusted_proxies` are not held to it: many parties come from there.
+    pub waiting_per_source: usize,
+    /// Proxies in front of us.
+    pub trusted_proxies: Vec<IpNet>,
+    /// How long a connection without a request is kept.
+    pub idle: Duration,
+}
+
+impl Default for DoorTerms {
+    fn default() -> Self {
+        Self {
+            first_unit: Duration::from_secs(5),
+            waiting: 1024,
+            waiting_per_source: 64,
+            trusted_proxies: Vec::new(),
+            idle: Duration::from_secs(60),
+        }
+    }
+}
+
+/// The one port, open.
+#[derive(Debug)]
+pub struct Door {
+    addr: SocketAddr,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Door {
+    /// Serves what connects to `listener` until the door is closed.
+    pub fn open(listener: TcpListener, terms: DoorTerms, http: HttpService) -> io::Result<Self> {
+        let acceptor = Acceptor::new(listener);
+        let addr = acceptor.local_addr()?;
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let hall = Arc::new(Hall {
+            lobby: Lobby::new(terms.waiting, terms.waiting_per_source, terms.trusted_proxies.clone()),
+            terms,
+            http,
+            stop: stop.clone(),
+        });
+        tasks.spawn(accept(acceptor, hall, tasks.clone()));
+        Ok(Self { addr, stop, tasks })
+    }
+
+    /// Where it is.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Accepts nothing more, lets requests under way be answered for as long as `patience`, and hangs up.
+    pub async fn close(self, patience: Duration) {
+        self.stop.cancel();
+        self.tasks.close();
+        if timeout(patience, self.tasks.wait()).await.is_err() {
+            tracing::debug!(connections = self.tasks.len(), "connections cut off");
+        }
+    }
+}
+
+/// What all connections share.
+struct Hall {
+    lobby: Arc<Lobby>,
+    terms: DoorTerms,
+    http: HttpService,
+    stop: CancellationToken,
+}
+
+async fn accept(mut acceptor: Acceptor, hall: Arc<Hall>, tasks: TaskTracker) {
+    loop {
+        let (socket, peer) = tokio::select! {
+            biased;
+            () = hall.stop.cancelled() => return,
+            accepted = acceptor.accept() => accepted,
+        };
+        let seat = hall.lobby.enter(peer.ip());
+        tasks.spawn(receive(socket, peer, seat, hall.clone()));
+    }
+}
+
+/// From accept to the first complete unit; then the seat in the lobby is free again.
+async fn receive(mut socket: TcpStream, peer: SocketAddr, seat: Seat, hall: Arc<Hall>) {
+    let Ok(local) = socket.local_addr() else { return };
+    let first = tokio::select! {
+        biased;
+        () = hall.stop.cancelled() => None,
+        () = seat.evicted() => None,
+        first = timeout(hall.terms.first_unit, read_first_unit(&mut socket)) => first.ok(),
+    };
+    drop(seat);
+    let addrs = ConnectionAddrs { peer, local: sockets::canonical(local) };
+    match first {
+        Some(Ok(FirstUnit { protocol, bytes })) => hall.serve(protocol, Replay::new(bytes, socket), addrs).await,
+        Some(Err(error)) => tracing::debug!(peer.addr = %peer, %error, "connection refused at the door"),
+        None => sockets::reset(socket),
+    }
+}
+
+impl Hall {
+    async fn serve(&self, protocol: Protocol, io: Replay, addrs: ConnectionAddrs) {
+        let asked = Arc::new(AtomicBool::new(false));
+        let service = Introduce { inner: TowerToHyperService::new(self.http.clone()), addrs, asked: asked.clone() };
+        let ended = match protocol {
+            Protocol::Http1 => self.serve_http1(io, service).await,
+            Protocol::Http2 => self.serve_http2(io, service, &asked).await,
+        };
+        if let Err(error) = ended {
+            tracing::debug!(peer.addr = %addrs.peer, %error, "connection ended");
+        }
+    }
+
+    async fn serve_http1(&self, io: Replay, service: Introduce) -> hyper::Result<()> {
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.terms.idle)
+            .max_buf_size(LONGEST_HEAD)
+            .serve_connection(TokioIo::new(io), service);
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            ended = connection.as_mut() => return ended,
+            () = self.stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        connection.await
+    }
+
+    async fn serve_http2(&self, io: Replay, service: Introduce, asked: &AtomicBool) -> hyper::Result<()> {
+        let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            // tonic leaves hyper's defaults behind when it takes its own; these are ours, for small requests.
+            .max_concurrent_streams(100)
+            .max_header_list_size(LONGEST_HEAD as u32)
+            .initial_stream_window_size(64 * 1024)
+            .initial_connection_window_size(1024 * 1024)
+            .max_send_buf_size(64 * 1024)
+            .keep_alive_interval(PING)
+            .keep_alive_timeout(PING)
+            .serve_connection(TokioIo::new(io), service);
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            ended = connection.as_mut() => return ended,
+            () = self.stop.cancelled() => {}
+            () = idle_without_request(self.terms.idle, asked) => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        connection.await
+    }
+}
+
+/// Resolves if a connection has had no request at the end of `idle`.
+async fn idle_without_request(idle: Duration, asked: &AtomicBool) {
+    sleep(idle).await;
+    if asked.load(Ordering::Relaxed) {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Tells the service whose request it is.
+struct Introduce {
+    inner: TowerToHyperService<HttpService>,
+    addrs: ConnectionAddrs,
+    asked: Arc<AtomicBool>,
+}
+
+impl Service<Request<Incoming>> for Introduce {
+    type Response = Response<HttpBody>;
+    type Error = Infallible;
+    type Future = <TowerToHyperService<HttpService> as Service<Request<Incoming>>>::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        self.asked.store(true, Ordering::Relaxed);
+        request.extensions_mut().insert(self.addrs);
+        self.inner.call(request)
+    }
+}
+
+/// Of a request head, in bytes.
+const LONGEST_HEAD: usize = 16 * 1024;
+
+/// An HTTP/2 peer that vanished is noticed after twice this.
+const PING: Duration = Duration::from_secs(15);

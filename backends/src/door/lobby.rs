@@ -1,0 +1,176 @@
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use ipnet::IpNet;
+use tokio_util::sync::CancellationToken;
+
+use crate::sockets;
+
+/// Where connections wait until they have shown what they are. It is never full for a newcomer: at a limit the one that has
+/// waited longest goes, so that silent connections cannot shut others out.
+#[derive(Debug)]
+pub(super) struct Lobby {
+    seats: usize,
+    seats_per_source: usize,
+    trusted_proxies: Vec<IpNet>,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    next: u64,
+    evict: BTreeMap<u64, CancellationToken>,
+    /// Who waits from where, longest first.
+    sources: HashMap<Source, VecDeque<u64>>,
+}
+
+/// Where a connection comes from, as far as one party can be told from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Source {
+    Party(IpNet),
+    /// A proxy, or this host: any number of parties.
+    Many,
+}
+
+/// A connection's place; free again when this is dropped.
+#[derive(Debug)]
+pub(super) struct Seat {
+    lobby: Arc<Lobby>,
+    number: u64,
+    source: Source,
+    evict: CancellationToken,
+}
+
+impl Lobby {
+    pub(super) fn new(seats: usize, seats_per_source: usize, trusted_proxies: Vec<IpNet>) -> Arc<Self> {
+        Arc::new(Self { seats, seats_per_source, trusted_proxies, waiting: Mutex::default() })
+    }
+
+    /// Gives a seat to a connection from `ip`, if need be somebody else's.
+    pub(super) fn enter(self: &Arc<Self>, ip: IpAddr) -> Seat {
+        let source = self.source(ip);
+        let mut waiting = self.lock();
+        let from_there = waiting.sources.get(&source).map_or(0, VecDeque::len);
+        if source != Source::Many && from_there >= self.seats_per_source {
+            waiting.evict_oldest_of(source);
+        } else if waiting.evict.len() >= self.seats {
+            waiting.evict_oldest_of_most();
+        }
+        let number = waiting.next;
+        waiting.next += 1;
+        let evict = CancellationToken::new();
+        waiting.evict.insert(number, evict.clone());
+        waiting.sources.entry(source).or_default().push_back(number);
+        Seat { lobby: self.clone(), number, source, evict }
+    }
+
+    fn source(&self, ip: IpAddr) -> Source {
+        let ip = ip.to_canonical();
+        if ip.is_loopback() || self.trusted_proxies.iter().any(|proxies| proxies.contains(&ip)) {
+            return Source::Many;
+        }
+        Source::Party(sockets::network_of(ip))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        // Nothing panics while it is held.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    fn evict_oldest_of(&mut self, source: Source) {
+        if let Some(number) = self.sources.get(&source).and_then(VecDeque::front).copied() {
+            self.leave(number, source);
+        }
+    }
+
+    fn evict_oldest_of_most(&mut self) {
+        if let Some((source, _)) = self.sources.iter().max_by_key(|(_, numbers)| numbers.len()) {
+            self.evict_oldest_of(*source);
+        }
+    }
+
+    /// Whoever had the seat is told; that matters only if it is still there.
+    fn leave(&mut self, number: u64, source: Source) {
+        if let Some(evict) = self.evict.remove(&number) {
+            evict.cancel();
+        }
+        if let Some(numbers) = self.sources.get_mut(&source) {
+            numbers.retain(|other| *other != number);
+            if numbers.is_empty() {
+                self.sources.remove(&source);
+            }
+        }
+    }
+}
+
+impl Seat {
+    /// Resolves when the seat has been given to somebody else.
+    pub(super) async fn evicted(&self) {
+        self.evict.cancelled().await;
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.lobby.lock().leave(self.number, self.source);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_oldest_of_a_source_makes_room_for_its_newest() {
+        let lobby = Lobby::new(10, 2, Vec::new());
+        let seats: Vec<_> = (0..3).map(|_| lobby.enter(ip("192.0.2.1"))).collect();
+        let other = lobby.enter(ip("192.0.2.2"));
+        let evicted: Vec<_> = seats.iter().map(|seat| seat.evict.is_cancelled()).collect();
+        assert_eq!(evicted, [true, false, false]);
+        assert!(!other.evict.is_cancelled());
+    }
+
+    #[test]
+    fn a_full_lobby_takes_the_seat_from_whoever_has_the_most() {
+        let lobby = Lobby::new(3, 3, Vec::new());
+        let modest = lobby.enter(ip("192.0.2.1"));
+        let greedy = [lobby.enter(ip("192.0.2.2")), lobby.enter(ip("192.0.2.2"))];
+        let _newcomer = lobby.enter(ip("192.0.2.3"));
+        assert!(!modest.evict.is_cancelled());
+        assert!(greedy[0].evict.is_cancelled());
+    }
+
+    #[test]
+    fn proxies_and_this_host_are_many_parties() {
+        let lobby = Lobby::new(10, 1, vec!["198.51.100.0/24".parse().unwrap()]);
+        for proxy in ["127.0.0.1", "::1", "198.51.100.7", "::ffff:198.51.100.7"] {
+            let seats = [lobby.enter(ip(proxy)), lobby.enter(ip(proxy))];
+            assert!(!seats[0].evict.is_cancelled(), "{proxy}");
+        }
+    }
+
+    #[test]
+    fn a_v6_network_is_one_source() {
+        let lobby = Lobby::new(10, 1, Vec::new());
+        let first = lobby.enter(ip("2001:db8::1"));
+        let _second = lobby.enter(ip("2001:db8::2"));
+        assert!(first.evict.is_cancelled());
+    }
+
+    #[test]
+    fn nothing_is_left_when_all_have_gone() {
+        let lobby = Lobby::new(2, 1, Vec::new());
+        drop((0..5).map(|n| lobby.enter(ip(&format!("192.0.2.{}", n % 3)))).collect::<Vec<_>>());
+        let waiting = lobby.lock();
+        assert!(waiting.evict.is_empty() && waiting.sources.is_empty());
+    }
+}

@@ -1,0 +1,204 @@
+//! Reading a config file, and finding what is impossible in it.
+
+use std::{fs, net::IpAddr, path::Path};
+
+use toml::de::{DeTable, DeValue};
+use tunnel_backends::ports::PortRange;
+
+use super::{Backend, Config, ConfigError, error::Place};
+
+impl Config {
+    /// Reads and checks a config file.
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        Self::parse(&text, path)
+    }
+
+    /// Reads and checks a config; `path` is where it is said to come from.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text).map_err(|error| {
+            let message = error.to_string().trim_end().to_owned();
+            ConfigError::Malformed { path: path.to_owned(), message }
+        })?;
+        config.check().map_err(|error| match error {
+            ConfigError::Impossible { key, why, .. } => {
+                ConfigError::Impossible { place: place_of(&key, text, path), key, why }
+            }
+            other => other,
+        })?;
+        Ok(config)
+    }
+
+    /// Whether the keys fit together.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.check_backends()?;
+        self.check_ports()?;
+        self.check_exposure()?;
+        self.check_limits()
+    }
+
+    fn check_backends(&self) -> Result<(), ConfigError> {
+        let names: Vec<_> = self.backends.keys().map(String::as_str).collect();
+        if names.is_empty() {
+            return impossible("backends", "there must be one; add [backends.tcp.tcp]");
+        }
+        match &self.default_backend {
+            Some(name) if !self.backends.contains_key(name) => {
+                impossible("default_backend", format!("there is no backend {name}; write one of: {}", names.join(", ")))
+            }
+            None if names.len() > 1 => {
+                impossible("default_backend", format!("say which of these is the default: {}", names.join(", ")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_ports(&self) -> Result<(), ConfigError> {
+        let PortRange::Between(dial_in) = &self.ports.dial_in else { return Ok(()) };
+        if let PortRange::Between(public) = &self.ports.public
+            && public.start() <= dial_in.end()
+            && dial_in.start() <= public.end()
+        {
+            let public = &self.ports.public;
+            return impossible("ports.dial_in", format!("overlaps ports.public ({public}); choose ranges apart"));
+        }
+        if let Some(port) = self.ports.extra_ports.iter().find(|port| dial_in.contains(port)) {
+            return impossible(
+                "ports.extra_ports",
+                format!("{port} is one of ports.dial_in; take it out of one of them"),
+            );
+        }
+        if self.ports.extra_ports.contains(&0) {
+            return impossible("ports.extra_ports", "0 is no port; ports.public = 0 lets the kernel choose");
+        }
+        Ok(())
+    }
+
+    /// Off loopback there must be TLS and credentials, and neither can be configured yet.
+    fn check_exposure(&self) -> Result<(), ConfigError> {
+        if self.insecure {
+            return Ok(());
+        }
+        let why = |ip: IpAddr| {
+            format!(
+                "{ip} can be reached from elsewhere, and this server has no TLS and asks nobody for credentials; \
+                 listen on 127.0.0.1, or write insecure = true if everybody who can connect may open tunnels"
+            )
+        };
+        if !self.listen.ip().is_loopback() {
+            return impossible("listen", why(self.listen.ip()));
+        }
+        for (name, Backend::Tcp(tcp)) in &self.backends {
+            if let Some(ip) = tcp.bind.filter(|ip| !ip.is_loopback()) {
+                return impossible(format!("backends.{name}.tcp.bind"), why(ip));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_limits(&self) -> Result<(), ConfigError> {
+        let above_zero = |key: String, is_zero: bool| {
+            if is_zero { impossible(key, "must be above zero") } else { Ok(()) }
+        };
+        above_zero("door.first_unit".to_owned(), self.door.first_unit.is_zero())?;
+        above_zero("door.idle".to_owned(), self.door.idle.is_zero())?;
+        above_zero("door.waiting".to_owned(), self.door.waiting == 0)?;
+        above_zero("door.waiting_per_source".to_owned(), self.door.waiting_per_source == 0)?;
+        for (name, Backend::Tcp(tcp)) in &self.backends {
+            let key = |key: &str| format!("backends.{name}.tcp.{key}");
+            above_zero(key("max_connections"), tcp.max_connections == 0)?;
+            above_zero(key("waiting_clients"), tcp.waiting_clients == 0)?;
+            above_zero(key("client_wait"), tcp.client_wait.is_zero())?;
+            above_zero(key("dial_within"), tcp.dial_within.is_zero())?;
+            above_zero(key("named_grace"), tcp.named_grace.is_zero())?;
+            above_zero(key("stalled"), tcp.stalled.is_zero())?;
+            if tcp.dial_within > tcp.named_grace {
+                return impossible(key("dial_within"), "must not be longer than named_grace");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn impossible(key: impl Into<String>, why: impl Into<String>) -> Result<(), ConfigError> {
+    Err(ConfigError::Impossible { place: Place::default(), key: key.into(), why: why.into() })
+}
+
+/// The line that has the key, or the nearest table around it.
+fn place_of(key: &str, text: &str, path: &Path) -> Place {
+    let Ok(root) = DeTable::parse(text) else { return Place::default() };
+    let mut table = root.get_ref();
+    let mut offset = 0;
+    for part in key.split('.') {
+        let Some((name, value)) = table.get_key_value(part) else { break };
+        offset = name.span().start;
+        let DeValue::Table(inner) = value.get_ref() else { break };
+        table = inner;
+    }
+    let line = text[..offset].bytes().filter(|b| *b == b'\n').count() + 1;
+    Place::line(path.to_owned(), line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../../../tunnel-server.example.toml");
+
+    fn refusal(text: &str) -> String {
+        Config::parse(text, Path::new("t.toml")).expect_err(text).to_string()
+    }
+
+    #[test]
+    fn the_example_config_is_the_default_config() {
+        let example = Config::parse(EXAMPLE, Path::new("tunnel-server.example.toml")).unwrap();
+        assert_eq!(example, Config::default());
+    }
+
+    /// With the comment signs gone from the keys that have no default value, every key of the example is one of ours.
+    #[test]
+    fn every_key_of_the_example_is_known() {
+        let all: String =
+            EXAMPLE.lines().map(|line| format!("{}\n", line.strip_prefix("#: ").unwrap_or(line))).collect();
+        assert_ne!(all, EXAMPLE);
+        Config::parse(&all, Path::new("t.toml")).unwrap();
+    }
+
+    #[test]
+    fn an_empty_config_is_the_default_config() {
+        assert_eq!(Config::parse("", Path::new("t.toml")).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_file_and_line_and_what_to_write() {
+        for (text, expected) in [
+            ("\nlisen = 1", &["t.toml", "line 2", "lisen", "`listen`"][..]),
+            ("listen = \"8010\"", &["line 1", "listen"]),
+            ("[ports]\npublic = \"9-1\"", &["line 2", "20000-27999"]),
+            ("[ports]\npublic = 7", &["line 2", "20000-27999"]),
+            ("drain = \"soon\"", &["line 1"]),
+            ("[advertise]\nagents = \"h:1\"", &["line 2", "without a port"]),
+            ("[backends.x.udp]", &["line 1", "udp", "tcp"]),
+            ("[backends.x.tcp]\nfoo = 1", &["line 2", "foo", "waiting_clients"]),
+            ("\nlisten = \"0.0.0.0:1\"", &["t.toml:2: listen", "insecure = true"]),
+            ("[backends.x.tcp]\nbind = \"::\"", &["t.toml:2: backends.x.tcp.bind", "insecure = true"]),
+            ("default_backend = \"y\"", &["t.toml:1: default_backend", "no backend y", "tcp"]),
+            ("[backends.x.tcp]\n[backends.y.tcp]", &["default_backend", "x, y"]),
+            ("[backends]", &["t.toml:1: backends", "[backends.tcp.tcp]"]),
+            ("[ports]\ndial_in = \"20000-20001\"", &["t.toml:2: ports.dial_in", "overlaps"]),
+            ("[ports]\nextra_ports = [10000]", &["t.toml:2: ports.extra_ports", "10000"]),
+            ("[door]\nwaiting = 0", &["t.toml:2: door.waiting", "above zero"]),
+        ] {
+            let refusal = refusal(text);
+            for part in expected {
+                assert!(refusal.contains(part), "{text:?} gave {refusal:?}, which lacks {part:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn insecure_is_enough_to_leave_loopback() {
+        Config::parse("insecure = true\nlisten = \"0.0.0.0:8010\"", Path::new("t.toml")).unwrap();
+    }
+}

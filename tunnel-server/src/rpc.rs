@@ -1,0 +1,94 @@
+//! What answers at the one port: the service, reflection, health, and a page for those who come with a browser.
+
+use std::time::Duration;
+
+use axum::{
+    extract::Request,
+    http::{StatusCode, Version, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use http_body_util::BodyExt;
+use tonic::service::Routes;
+use tonic_health::{ServingStatus, server::HealthReporter};
+use tower::{ServiceBuilder, util::BoxCloneSyncService};
+use tunnel_api::{
+    TunnelBackend,
+    rpc::{FILE_DESCRIPTOR_SET, SERVICE_NAME, TunnelService},
+};
+use tunnel_backends::door::{HttpBody, HttpService};
+
+/// Everything that answers, and the lever that says whether it is healthy.
+pub(crate) async fn build(backend: impl TunnelBackend) -> (HttpService, Health) {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let health_lever = Health(reporter);
+    health_lever.set(ServingStatus::Serving).await;
+
+    let routes = Routes::new(TunnelService::new(backend).into_server())
+        .add_service(health)
+        .add_service(reflection().build_v1().expect("our own descriptors are sound"))
+        .add_service(reflection().build_v1alpha().expect("our own descriptors are sound"));
+    let router =
+        routes.into_axum_router().route("/", get(page)).fallback(nothing_here).layer(middleware::from_fn(guard));
+    let service = ServiceBuilder::new().map_response(|response: Response| response.map(body)).service(router);
+    (BoxCloneSyncService::new(service), health_lever)
+}
+
+/// What health checks are told.
+pub(crate) struct Health(HealthReporter);
+
+impl Health {
+    pub(crate) async fn set(&self, status: ServingStatus) {
+        for service in ["", SERVICE_NAME] {
+            self.0.set_service_status(service, status).await;
+        }
+    }
+}
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}
+
+fn body(body: axum::body::Body) -> HttpBody {
+    HttpBody::new(body.map_err(Into::into))
+}
+
+/// gRPC needs HTTP/2, and a call that does not come to its point must not be held for ever. (A watch comes to its point at
+/// once; what it streams afterwards is not timed.)
+async fn guard(request: Request, next: Next) -> Response {
+    let content_type = request.headers().get(header::CONTENT_TYPE);
+    let is_grpc = content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+    if is_grpc && request.version() < Version::HTTP_2 {
+        return (
+            StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            "gRPC needs HTTP/2; without TLS that is h2c, prior knowledge\n",
+        )
+            .into_response();
+    }
+    match tokio::time::timeout(CALL, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) if is_grpc => tonic::Status::deadline_exceeded("the request did not arrive in time").into_http(),
+        Err(_) => StatusCode::REQUEST_TIMEOUT.into_response(),
+    }
+}
+
+async fn page() -> &'static str {
+    "This is a tunnel server. Programs behind NAT open tunnels here by gRPC, service tunnel.v1.Tunnel:\n\
+     \n\
+     \x20   grpcurl -plaintext -d '{}' HOST:PORT tunnel.v1.Tunnel/OpenTunnel\n\
+     \x20   tunnel tcp 127.0.0.1:3000 --server http://HOST:PORT\n"
+}
+
+async fn nothing_here(request: Request) -> Response {
+    if request.version() >= Version::HTTP_2
+        && request.headers().get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"))
+    {
+        return tonic::Status::unimplemented("no such service or method; ask reflection for what there is").into_http();
+    }
+    (StatusCode::NOT_FOUND, "Nothing here. This is a tunnel server; see / for how to use it.\n").into_response()
+}
+
+const CALL: Duration = Duration::from_secs(30);

@@ -1,0 +1,115 @@
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use tonic_health::ServingStatus;
+use tunnel_api::{NoDefault, TunnelBackend};
+use tunnel_backends::{door::Door, ports::PortRange, sockets, tunnels::Tunnels};
+
+use crate::{
+    assemble::{Parts, assemble},
+    config::{Config, ConfigError},
+    ephemeral, rpc,
+};
+
+/// A tunnel server.
+#[derive(Debug)]
+pub struct Server;
+
+/// A server that is running. Dropping it leaves it running until the runtime ends; [`shutdown`](Self::shutdown) stops it.
+pub struct Running {
+    door: Door,
+    tunnels: Arc<Tunnels>,
+    backend: Arc<dyn TunnelBackend>,
+    health: rpc::Health,
+    drain: Duration,
+}
+
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The config is refused.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The default backend is none of the backends.
+    #[error(transparent)]
+    NoDefault(#[from] NoDefault),
+    /// The one port cannot be had.
+    #[error("cannot listen on {listen}; is another server running there? (`listen` sets another address)")]
+    Listen {
+        /// Where.
+        listen: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Server {
+    /// Starts a server. When this returns, it answers.
+    pub async fn start(config: Config) -> Result<Running, StartError> {
+        config.check()?;
+        warn_of_risks(&config);
+        let Parts { tunnels, router, door } = assemble(&config)?;
+        let backend: Arc<dyn TunnelBackend> = Arc::new(router);
+        let (http, health) = rpc::build(backend.clone()).await;
+        let cannot_listen = |source| StartError::Listen { listen: config.listen, source };
+        let listener = sockets::listen(config.listen).map_err(cannot_listen)?;
+        let door = Door::open(listener, door, http).map_err(cannot_listen)?;
+        Ok(Running { door, tunnels, backend, health, drain: config.drain })
+    }
+}
+
+impl Running {
+    /// The one port.
+    pub fn addr(&self) -> SocketAddr {
+        self.door.addr()
+    }
+
+    /// The one port as a URL that a caller on this host can use.
+    pub fn url(&self) -> String {
+        let mut addr = self.addr();
+        if addr.ip().is_unspecified() {
+            addr.set_ip(match addr {
+                SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+                SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+            });
+        }
+        format!("http://{addr}")
+    }
+
+    /// The backends behind the RPC, for callers in this process.
+    pub fn backend(&self) -> Arc<dyn TunnelBackend> {
+        self.backend.clone()
+    }
+
+    /// Stops: says so to health checks and watchers, takes no more clients, lets running streams end for as long as the
+    /// config's `drain`, aborts what is left, and hangs up.
+    pub async fn shutdown(self) {
+        self.health.set(ServingStatus::NotServing).await;
+        self.tunnels.drain(self.drain).await;
+        self.door.close(HANG_UP).await;
+    }
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running").field("addr", &self.addr()).finish_non_exhaustive()
+    }
+}
+
+fn warn_of_risks(config: &Config) {
+    if config.insecure && !config.listen.ip().is_loopback() {
+        tracing::warn!(
+            listen = %config.listen,
+            "insecure: everybody who can connect may open tunnels, and nothing is encrypted"
+        );
+    }
+    ephemeral::warn_of_overlap("ports.public", &config.ports.public);
+    ephemeral::warn_of_overlap("ports.dial_in", &config.ports.dial_in);
+    if config.ports.public == PortRange::Kernel {
+        tracing::debug!("ports of the kernel's choice: after a restart they may be somebody else's");
+    }
+}
+
+/// For answers that are on their way when the server stops.
+const HANG_UP: Duration = Duration::from_secs(2);
