@@ -1,1 +1,1 @@
-//! The examples; see the files beside this one.
+//! The examples are the files beside this one; run them from the root, such as `cargo run --example http_behind_nat`.

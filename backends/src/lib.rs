@@ -6,6 +6,7 @@
 //! `dial`).
 
 pub mod carrier;
+pub mod descriptors;
 pub mod relay;
 pub mod sockets;
 

@@ -1,1 +1,30 @@
-//! x
+//! Be reached from behind NAT: open a tunnel, and serve what comes through it like any other listener.
+//!
+//! ```no_run
+//! # async fn example(app: axum::Router) -> Result<(), Box<dyn std::error::Error>> {
+//! use tunnel_agent::{Agent, Tunnel};
+//!
+//! let tunnel = Agent::connect("http://127.0.0.1:8010").await?.open(Tunnel::tcp()).await?;
+//! println!("{}", tunnel.address());
+//! axum::serve(tunnel, app).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Where to read: [`Agent`] opens tunnels, [`Tunnel`] says which, [`TunnelListener`] is what comes of it: it plugs into axum
+//! (`axum::serve`), tonic (`serve_with_incoming`) and anything that takes connections ([`TunnelListener::accept`]), or
+//! forwards them to an address ([`TunnelListener::forward_to`]). `keeper.rs` is what keeps the tunnel alive behind it.
+
+mod agent;
+mod backoff;
+mod forward;
+mod keeper;
+mod listener;
+mod stream;
+mod tunnel;
+
+pub use agent::{Agent, OpenError};
+pub use listener::{AgentState, TunnelListener};
+pub use stream::{Peer, TunnelStream};
+pub use tunnel::Tunnel;
+pub use tunnel_api::{PublicAddress, TunnelError, rpc::ConnectError};

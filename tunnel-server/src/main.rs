@@ -55,7 +55,7 @@ async fn main() -> ExitCode {
         return check(file);
     }
     log(args.log_format);
-    raise_descriptor_limit();
+    tunnel_backends::descriptors::raise_limit();
     match run(args).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -128,19 +128,6 @@ fn log(format: LogFormat) {
             log.with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()).init();
         }
         LogFormat::Json => log.json().init(),
-    }
-}
-
-/// Each client costs two descriptors, and the usual soft limit of 1,024 is for programs that use select(2).
-fn raise_descriptor_limit() {
-    #[cfg(unix)]
-    {
-        use rustix::process::{Resource, getrlimit, setrlimit};
-        let mut limit = getrlimit(Resource::Nofile);
-        limit.current = limit.maximum;
-        if let Err(error) = setrlimit(Resource::Nofile, limit) {
-            tracing::warn!(%error, "cannot raise the limit on open files");
-        }
     }
 }
 

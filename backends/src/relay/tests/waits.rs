@@ -1,0 +1,232 @@
+//! How long the relay waits, to the millisecond, by a clock that jumps; and ends that TCP does not have.
+
+use std::{io::ErrorKind, time::Duration};
+
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    HOUR, limited_with_paused_clock,
+    scripted::{Say, Script, Take},
+};
+use crate::relay::{Progress, RelayEnd, RelayTimes, Side, relay};
+
+const LINGER: Duration = Duration::from_secs(5);
+const STALLED: Duration = Duration::from_secs(300);
+const TIMES: RelayTimes = RelayTimes { stalled: STALLED, linger: LINGER };
+const MS: Duration = Duration::from_millis(1);
+
+#[test]
+fn half_closed_and_silent_is_stalled_after_just_that_time() {
+    limited_with_paused_clock(async {
+        for [client, agent] in either_way(Script::says([Say::Finish]), Script::says([Say::Silence])) {
+            assert_eq!(
+                run(client, agent).await,
+                Ended { end: RelayEnd::Stalled, after: STALLED, aborted: [true, true] }
+            );
+        }
+    });
+}
+
+#[test]
+fn a_stopped_reader_is_stalled_after_just_that_time() {
+    limited_with_paused_clock(async {
+        let speaker = Script::says([Say::Bytes(1), Say::Silence]);
+        let deaf = Script::says([Say::Silence]).takes([Take::Never]);
+        for [client, agent] in either_way(speaker, deaf) {
+            assert_eq!(
+                run(client, agent).await,
+                Ended { end: RelayEnd::Stalled, after: STALLED, aborted: [true, true] }
+            );
+        }
+    });
+}
+
+#[test]
+fn the_time_of_a_stopped_reader_counts_from_its_last_byte() {
+    limited_with_paused_clock(async {
+        let speaker = Script::says([Say::Bytes(100), Say::Silence]);
+        let stops = [Take::UpTo(10), Take::Wait(100 * LINGER / 3), Take::UpTo(10), Take::Never];
+        for [client, agent] in either_way(speaker, Script::says([Say::Silence]).takes(stops)) {
+            let after = 100 * LINGER / 3 + STALLED;
+            assert_eq!(run(client, agent).await, Ended { end: RelayEnd::Stalled, after, aborted: [true, true] });
+        }
+    });
+}
+
+#[test]
+fn a_slow_reader_is_not_stalled() {
+    limited_with_paused_clock(async {
+        let speaker = Script::says([Say::Bytes(100), Say::Finish]);
+        let slow = [Take::Wait(STALLED - MS), Take::UpTo(1)].repeat(100);
+        for [client, agent] in either_way(speaker, Script::says([Say::Finish]).takes(slow)) {
+            let after = 100 * (STALLED - MS);
+            assert_eq!(run(client, agent).await, Ended { end: RelayEnd::Finished, after, aborted: [false, false] });
+        }
+    });
+}
+
+#[test]
+fn half_closed_with_a_slow_speaker_is_not_stalled() {
+    limited_with_paused_clock(async {
+        let mut says = [Say::Wait(STALLED - MS), Say::Bytes(1)].repeat(100);
+        says.push(Say::Finish);
+        for [client, agent] in either_way(Script::says([Say::Finish]), Script::says(says)) {
+            let after = 100 * (STALLED - MS);
+            assert_eq!(run(client, agent).await, Ended { end: RelayEnd::Finished, after, aborted: [false, false] });
+        }
+    });
+}
+
+#[test]
+fn open_both_ways_and_silent_is_not_stalled() {
+    limited_with_paused_clock(async {
+        let silent = Script::says([Say::Bytes(1), Say::Wait(100 * STALLED), Say::Finish]);
+        let after = 100 * STALLED;
+        let ended = run(silent.clone(), silent).await;
+        assert_eq!(ended, Ended { end: RelayEnd::Finished, after, aborted: [false, false] });
+    });
+}
+
+#[test]
+fn the_last_words_before_an_abort_get_linger_and_no_longer() {
+    limited_with_paused_clock(async {
+        let aborts = Script::says([Say::Bytes(10), Say::Wait(MS), Say::Abort]);
+        let never_sent = Script { sent_waits: vec![HOUR], ..Script::says([Say::Silence]) };
+        for (side, [client, agent]) in sides(either_way(aborts, never_sent)) {
+            let after = MS + LINGER;
+            assert_eq!(run(client, agent).await, Ended { end: RelayEnd::Aborted(side), after, aborted: [true, true] });
+        }
+    });
+}
+
+#[test]
+fn an_abort_is_passed_on_as_soon_as_the_last_words_are_sent() {
+    limited_with_paused_clock(async {
+        let aborts = Script::says([Say::Bytes(10), Say::Abort]);
+        let slowly_sent = Script { sent_waits: vec![3 * MS], ..Script::says([Say::Silence]) };
+        for (side, [client, agent]) in sides(either_way(aborts, slowly_sent)) {
+            assert_eq!(
+                run(client, agent).await,
+                Ended { end: RelayEnd::Aborted(side), after: 3 * MS, aborted: [true, true] }
+            );
+        }
+    });
+}
+
+/// Its abort is met by a write, and its last words have nobody who takes them.
+#[test]
+fn a_reset_that_a_write_meets_gets_linger_once() {
+    limited_with_paused_clock(async {
+        let resets = Script::says([Say::Bytes(10), Say::Finish]).takes([Take::Fail(ErrorKind::ConnectionReset)]);
+        let deaf = Script { sent_waits: vec![HOUR], ..Script::says([Say::Wait(MS), Say::Bytes(1), Say::Silence]) };
+        for (side, [client, agent]) in sides(either_way(resets, deaf.takes([Take::Never]))) {
+            let after = MS + LINGER;
+            assert_eq!(run(client, agent).await, Ended { end: RelayEnd::Aborted(side), after, aborted: [true, true] });
+        }
+    });
+}
+
+#[test]
+fn an_end_after_a_failed_write_is_not_believed() {
+    limited_with_paused_clock(async {
+        let resets = Script::says([Say::Wait(2 * MS), Say::Bytes(10), Say::Finish])
+            .takes([Take::Fail(ErrorKind::ConnectionReset)]);
+        let speaker = Script::says([Say::Wait(MS), Say::Bytes(1), Say::Silence]);
+        for (side, [client, agent]) in sides(either_way(resets, speaker)) {
+            assert_eq!(
+                run(client, agent).await,
+                Ended { end: RelayEnd::Aborted(side), after: 2 * MS, aborted: [true, true] }
+            );
+        }
+    });
+}
+
+#[test]
+fn a_sink_that_takes_nothing_and_calls_it_success_is_broken() {
+    limited_with_paused_clock(async {
+        let broken = Script::says([Say::Wait(MS), Say::Finish]).takes([Take::Nothing]);
+        for (side, [client, agent]) in sides(either_way(broken, Script::says([Say::Bytes(1), Say::Silence]))) {
+            assert_eq!(
+                run(client, agent).await,
+                Ended { end: RelayEnd::Aborted(side), after: MS, aborted: [true, true] }
+            );
+        }
+    });
+}
+
+#[test]
+fn an_endless_uploader_is_let_go_after_just_linger() {
+    limited_with_paused_clock(async {
+        let answers = Script::says([Say::Bytes(10), Say::Finish]).takes([Take::Fail(ErrorKind::BrokenPipe)]);
+        let endless = Script::says([Say::Wait(MS), Say::Bytes(1)].repeat(10_000));
+        for [client, agent] in either_way(answers, endless) {
+            let after = MS + LINGER;
+            assert_eq!(run(client, agent).await, Ended { end: RelayEnd::Finished, after, aborted: [false, false] });
+        }
+    });
+}
+
+/// Once it has been told all, its abort costs nobody anything.
+#[test]
+fn an_uploader_that_aborts_after_its_answer_is_a_finish() {
+    limited_with_paused_clock(async {
+        let answers = Script::says([Say::Bytes(10), Say::Finish]).takes([Take::Fail(ErrorKind::BrokenPipe)]);
+        let uploader = Script::says([Say::Bytes(1), Say::Wait(MS), Say::Abort]);
+        for [client, agent] in either_way(answers, uploader) {
+            assert_eq!(run(client, agent).await, Ended { end: RelayEnd::Finished, after: MS, aborted: [false, false] });
+        }
+    });
+}
+
+#[test]
+fn cancelled_while_last_words_linger_is_at_once() {
+    limited_with_paused_clock(async {
+        let aborts = Script::says([Say::Bytes(10), Say::Abort]);
+        let never_sent = Script { sent_waits: vec![HOUR], ..Script::says([Say::Silence]) };
+        for [client, agent] in either_way(aborts, never_sent) {
+            let ended = run_until(client, agent, LINGER - MS).await;
+            assert_eq!(ended, Ended { end: RelayEnd::Cancelled, after: LINGER - MS, aborted: [true, true] });
+        }
+    });
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Ended {
+    end: RelayEnd,
+    after: Duration,
+    /// Client and agent.
+    aborted: [bool; 2],
+}
+
+async fn run(client: Script, agent: Script) -> Ended {
+    run_until(client, agent, 1000 * HOUR).await
+}
+
+/// Relays between the two, and cancels it then.
+async fn run_until(client: Script, agent: Script, cancel_after: Duration) -> Ended {
+    let ((client, client_past), (agent, agent_past)) = (client.end(), agent.end());
+    let (progress, cancel, start) = (Progress::default(), CancellationToken::new(), Instant::now());
+    let relay = relay(client, agent, &progress, &TIMES, &cancel);
+    let canceller = async {
+        sleep(cancel_after).await;
+        cancel.cancel();
+        std::future::pending().await
+    };
+    let end = tokio::select! {
+        end = relay => end,
+        () = canceller => unreachable!("it never ends"),
+    };
+    let aborted = [client_past, agent_past].map(|past| past.lock().expect("no panic").aborted.is_some());
+    Ended { end, after: start.elapsed(), aborted }
+}
+
+/// Client and agent are these two, then the other way round.
+fn either_way(one: Script, other: Script) -> [[Script; 2]; 2] {
+    [[one.clone(), other.clone()], [other, one]]
+}
+
+/// With the side that `one` is on.
+fn sides(ways: [[Script; 2]; 2]) -> impl Iterator<Item = (Side, [Script; 2])> {
+    super::BOTH.into_iter().zip(ways)
+}

@@ -1,0 +1,81 @@
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::net::{TcpStream, lookup_host};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tunnel_backends::{
+    relay::{Progress, RelayTimes, relay},
+    sockets,
+};
+
+use crate::{TunnelListener, TunnelStream};
+
+impl TunnelListener {
+    /// Forwards every client to `target`, such as `127.0.0.1:3000`, until the tunnel is closed for good. A client whose
+    /// connection to the target fails is reset; that is one client's problem, and is logged once until it works again.
+    ///
+    /// Dropping the future stops taking clients; those that are being served go on.
+    pub async fn forward_to(&mut self, target: impl Into<String>) {
+        let target = Target::new(target.into());
+        let clients = TaskTracker::new();
+        while let Ok(client) = self.accept().await {
+            let target = target.clone();
+            clients.spawn(async move { target.serve(client).await });
+        }
+        clients.close();
+        clients.wait().await;
+    }
+}
+
+/// The local service.
+#[derive(Clone)]
+struct Target {
+    name: Arc<str>,
+    is_down: Arc<AtomicBool>,
+}
+
+impl Target {
+    fn new(name: String) -> Self {
+        Self { name: name.into(), is_down: Arc::default() }
+    }
+
+    async fn serve(&self, client: TunnelStream) {
+        let from = client.client_addr();
+        let service = match self.connect().await {
+            Ok(service) => service,
+            Err(error) => {
+                if !self.is_down.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(target = %self.name, %error, "the local service does not answer; is it running there?");
+                }
+                return client.abort();
+            }
+        };
+        if self.is_down.swap(false, Ordering::Relaxed) {
+            tracing::info!(target = %self.name, "the local service answers again");
+        }
+        let end = relay(client, service, &Progress::default(), &RelayTimes::default(), &CancellationToken::new()).await;
+        tracing::debug!(client.addr = %from, ?end, "stream ended");
+    }
+
+    async fn connect(&self) -> io::Result<TcpStream> {
+        let addrs: Vec<SocketAddr> = lookup_host(&*self.name).await?.collect();
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+        for addr in addrs {
+            match sockets::connect(addr, CONNECT).await {
+                Ok(socket) => return Ok(socket),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+}
+
+/// A local service answers at once or not at all.
+const CONNECT: Duration = Duration::from_secs(4);

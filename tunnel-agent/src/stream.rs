@@ -1,0 +1,107 @@
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use tunnel_backends::{
+    carrier::Dialled,
+    relay::{BoxDuplex, Duplex},
+};
+
+/// A client's connection, as it comes out of the tunnel.
+///
+/// Dropping it closes it: the client sees an end if it was shut down or nothing is unread, as with any TCP socket. Use
+/// [`abort`](Self::abort) to make a truncated answer look like one.
+pub struct TunnelStream {
+    io: BoxDuplex,
+    client_addr: SocketAddr,
+    /// The tunnel is closed only after the last of them.
+    _open: TaskTrackerToken,
+}
+
+/// Who is at the other end of a [`TunnelStream`]. axum's and tonic's `ConnectInfo`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// Where the client came from, as the tunnel server saw it.
+    pub client_addr: SocketAddr,
+}
+
+impl TunnelStream {
+    pub(crate) fn new(dialled: Dialled, open: TaskTrackerToken) -> Self {
+        Self { io: dialled.io, client_addr: dialled.client_addr, _open: open }
+    }
+
+    /// Where the client came from, as the tunnel server saw it.
+    pub fn client_addr(&self) -> SocketAddr {
+        self.client_addr
+    }
+
+    /// Ends it so that the client sees a reset.
+    pub fn abort(mut self) {
+        self.io.abort_on_drop();
+    }
+}
+
+impl AsyncRead for TunnelStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for TunnelStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+impl Duplex for TunnelStream {
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io.poll_readable(cx)
+    }
+
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.io.poll_sent(cx)
+    }
+
+    fn abort_on_drop(&mut self) {
+        self.io.abort_on_drop();
+    }
+}
+
+impl tonic::transport::server::Connected for TunnelStream {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        Peer { client_addr: self.client_addr }
+    }
+}
+
+impl std::fmt::Debug for TunnelStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TunnelStream").field("client_addr", &self.client_addr).finish_non_exhaustive()
+    }
+}
