@@ -1,6 +1,6 @@
 //! A carrier and fronts make a backend.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tunnel_api::{
@@ -122,6 +122,7 @@ impl Composed {
             let admission = Admission {
                 dial_from: dial_from.clone(),
                 connections,
+                single_use: self.is_single_use(&request),
                 proxy_protocol: request.proxy_protocol,
                 address: &address,
             };
@@ -178,19 +179,19 @@ impl Composed {
         })
     }
 
-    fn once(&self, request: &OpenTunnel) -> bool {
+    fn is_single_use(&self, request: &OpenTunnel) -> bool {
         self.single_use && request.name.is_none() && connections(request) == 1
     }
 
     fn uplink_terms(&self, request: &OpenTunnel) -> UplinkTerms {
-        UplinkTerms { client_wait: self.times.client_wait, once: self.once(request), relay: self.times.relay }
+        UplinkTerms { client_wait: self.times.client_wait, single_use: self.is_single_use(request), relay: self.times.relay }
     }
 
     fn lifetime(&self, request: &OpenTunnel) -> Lifetime {
         let times = &self.times;
         let (dial_within, grace) = match &request.name {
             Some(_) => (times.named_grace, Some(times.named_grace)),
-            None if self.once(request) => (times.dial_within, None),
+            None if self.is_single_use(request) => (times.dial_within, None),
             None => (times.dial_within, Some(times.grace)),
         };
         Lifetime { dial_within: request.dial_within.unwrap_or(dial_within), grace }
@@ -217,8 +218,10 @@ fn networks(caller: &Caller, request: &OpenTunnel) -> Vec<ipnet::IpNet> {
     if !request.dial_from.is_empty() {
         return request.dial_from.clone();
     }
-    let pin = request.caller_address.or(caller.peer_ip());
-    sockets::networks_of(pin.unwrap_or(IpAddr::from([127, 0, 0, 1])))
+    match request.caller_address.or(caller.peer_ip()) {
+        Some(pin) => vec![sockets::network_of(pin)],
+        None => sockets::loopback(),
+    }
 }
 
 /// 64 random bits: never used twice, and no secret.

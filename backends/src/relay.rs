@@ -11,6 +11,8 @@
 //!   finish. And a side that *had finished* has not aborted: it has said all it will and merely reads no more. All it said
 //!   is delivered, that direction finishes cleanly, and what the other side still sends is read and thrown away, so that
 //!   closing does not destroy what is on its way to it.
+//! - While one side does not take what is held for it, the other one is not read, and its abort would stay unnoticed: it is
+//!   asked for by name every `linger` ([`aborted_unheard`]).
 //! - Half-closed, or with bytes held that one side does not take, and nothing moves for `stalled`: both are aborted. (Not
 //!   by TCP_USER_TIMEOUT: since Linux 5.11 that also ends a connection whose reader has merely stopped for a while.)
 //!
@@ -30,7 +32,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 pub use duplex::{BoxDuplex, Duplex};
@@ -138,6 +140,8 @@ enum Stop {
     Broken(usize),
     /// A write to this end failed although it had not finished.
     Reset(usize),
+    /// This end has aborted, and for `linger` the other one took nothing of what it said before.
+    Unheard(usize),
     /// Nothing moved for too long.
     Stalled,
     /// One direction is done; the other end's bytes go nowhere any more.
@@ -153,14 +157,19 @@ impl Relay<'_> {
                 let _ = timeout(self.times.linger, poll_fn(|cx| self.poll_copy(cx))).await;
                 RelayEnd::Finished
             }
-            Stop::Broken(end) => self.pass_abort(end).await,
+            Stop::Broken(end) => self.pass_abort(end, Instant::now() + self.times.linger).await,
             Stop::Reset(end) => {
+                let deadline = Instant::now() + self.times.linger;
                 let rest = poll_fn(|cx| {
                     let (source, sink) = pair(&mut self.ends, end);
                     self.flows[end].poll_rest(cx, source, sink)
                 });
-                let _ = timeout(self.times.linger, rest).await;
-                self.pass_abort(end).await
+                let _ = timeout_at(deadline, rest).await;
+                self.pass_abort(end, deadline).await
+            }
+            Stop::Unheard(end) => {
+                self.abort_both();
+                RelayEnd::Aborted(side(end))
             }
             Stop::Stalled => {
                 self.abort_both();
@@ -185,7 +194,7 @@ impl Relay<'_> {
             return Poll::Ready(Stop::LastWordsDelivered);
         }
         let moved = self.steps() != before;
-        self.poll_stalled(cx, moved).map(|()| Stop::Stalled)
+        self.poll_stalled(cx, moved)
     }
 
     fn poll_direction(&mut self, cx: &mut Context<'_>, source: usize) -> Poll<Stop> {
@@ -214,8 +223,8 @@ impl Relay<'_> {
         now && !std::mem::replace(&mut self.lingering, true)
     }
 
-    /// Sends what is held for the other end, waits until it has left, and aborts it: within `linger`.
-    async fn pass_abort(&mut self, broken: usize) -> RelayEnd {
+    /// Sends what is held for the other end, waits until it has left, and aborts it: by the deadline.
+    async fn pass_abort(&mut self, broken: usize, deadline: Instant) -> RelayEnd {
         self.ends[broken].abort_on_drop();
         let flow = &mut self.flows[broken];
         let (_, sink) = pair(&mut self.ends, broken);
@@ -225,9 +234,9 @@ impl Relay<'_> {
             }
             sink.poll_sent(cx)
         });
-        let _ = timeout(self.times.linger, send).await;
+        let _ = timeout_at(deadline, send).await;
         self.ends[1 - broken].abort_on_drop();
-        RelayEnd::Aborted(if broken == 0 { Side::Client } else { Side::Agent })
+        RelayEnd::Aborted(side(broken))
     }
 
     fn abort_both(&mut self) {
@@ -242,18 +251,25 @@ impl Relay<'_> {
         self.flows[0].bytes() + self.flows[1].bytes() + ended
     }
 
-    fn poll_stalled(&mut self, cx: &mut Context<'_>, moved: bool) -> Poll<()> {
+    fn poll_stalled(&mut self, cx: &mut Context<'_>, moved: bool) -> Poll<Stop> {
         let half_closed = self.flows.iter().any(Flow::source_finished);
         if !half_closed && !self.flows.iter().any(Flow::holds_bytes) {
             self.stall = None;
             return Poll::Pending;
         }
-        let stalled = self.times.stalled;
-        let stall = self.stall.get_or_insert_with(|| Stall::new(stalled));
+        let stall = self.stall.get_or_insert_with(|| Stall::new(self.times));
         if moved {
             stall.since = Instant::now();
         }
-        stall.poll(cx, stalled)
+        loop {
+            let silence = ready!(stall.poll(cx, self.times));
+            if silence >= self.times.stalled {
+                return Poll::Ready(Stop::Stalled);
+            }
+            if let Some(end) = aborted_unheard(&mut self.ends, &self.flows) {
+                return Poll::Ready(Stop::Unheard(end));
+            }
+        }
     }
 }
 
@@ -264,20 +280,41 @@ struct Stall {
 }
 
 impl Stall {
-    fn new(limit: Duration) -> Self {
-        Self { since: Instant::now(), timer: Box::pin(sleep(limit)) }
+    fn new(times: &RelayTimes) -> Self {
+        let since = Instant::now();
+        Self { since, timer: Box::pin(sleep_until(since + times.linger.min(times.stalled))) }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, limit: Duration) -> Poll<()> {
+    /// Ready with the time that nothing has moved for: once after every `linger` of it, and at `stalled`.
+    fn poll(&mut self, cx: &mut Context<'_>, times: &RelayTimes) -> Poll<Duration> {
         loop {
             ready!(self.timer.as_mut().poll(cx));
-            let end = self.since + limit;
-            if end <= Instant::now() {
-                return Poll::Ready(());
+            let now = Instant::now();
+            let silence = now - self.since;
+            let full = silence >= times.linger.min(times.stalled);
+            // At least a millisecond on, or a `linger` of zero would spin.
+            let next = if full { now + times.linger.max(Duration::from_millis(1)) } else { self.since + times.linger };
+            self.timer.set(sleep_until(next.min(self.since + times.stalled)));
+            if full {
+                return Poll::Ready(silence);
             }
-            self.timer.set(sleep_until(end));
         }
     }
+}
+
+/// The end that has aborted although what it said before is still held, so that no read will tell.
+///
+/// An end that we have finished towards is not asked: it may have finished too, unread, and where our end crosses its own
+/// a reset that comes after both looks like any other. `stalled` takes care of it.
+fn aborted_unheard(ends: &mut [&mut dyn Duplex; 2], flows: &[Flow<'_>; 2]) -> Option<usize> {
+    (0..2).find(|&end| {
+        let is_unread = flows[end].state == FlowState::Copying && flows[end].holds_bytes();
+        is_unread && !flows[1 - end].source_finished() && ends[end].has_aborted()
+    })
+}
+
+fn side(end: usize) -> Side {
+    if end == 0 { Side::Client } else { Side::Agent }
 }
 
 /// The source and the sink of flow `source`.

@@ -49,7 +49,7 @@ pub struct UplinkTerms {
     /// How long a client waits for an agent.
     pub client_wait: Duration,
     /// After its first stream it takes no more: the tunnel is for one connection.
-    pub once: bool,
+    pub single_use: bool,
     /// The relay's times.
     pub relay: RelayTimes,
 }
@@ -236,7 +236,7 @@ impl Drop for Account {
 
 impl OpenStream {
     fn new(uplink: Uplink, client: ClientInfo, io: BoxDuplex, place: Place) -> Self {
-        if uplink.0.terms.once {
+        if uplink.0.terms.single_use {
             uplink.retire();
         }
         let (number, progress) = uplink.0.totals.begin();

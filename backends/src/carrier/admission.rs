@@ -30,6 +30,8 @@ pub struct Admission<'a> {
     pub dial_from: DialFrom,
     /// How many dial-ins may wait at once, where each carries one client.
     pub connections: u32,
+    /// The tunnel is for one connection: one dial-in is let in, ever.
+    pub single_use: bool,
     /// Whether the client's address goes before its bytes, where the wire has no other place for it.
     pub proxy_protocol: bool,
     /// Where the tunnel's clients come.

@@ -24,6 +24,10 @@ pub trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {
     /// Ready once what was written has left this host or never will, so that an abort no longer destroys it.
     fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
+    /// Whether the peer is known to have aborted, however much of what it said before is unread: asked where that is not read
+    /// because nobody takes it. A peer that has finished has not. After a yes nothing more is read or written.
+    fn has_aborted(&mut self) -> bool;
+
     /// Makes the drop that follows an abort: the peer sees a reset, and what is queued for it is lost.
     fn abort_on_drop(&mut self);
 }
@@ -35,6 +39,11 @@ impl Duplex for TcpStream {
 
     fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         sent::poll(self, cx)
+    }
+
+    fn has_aborted(&mut self) -> bool {
+        // This consumes the error: EPIPE, a reset after a FIN, comes back at every write, and nobody waits for another.
+        matches!(self.take_error(), Ok(Some(error)) if error.kind() != io::ErrorKind::BrokenPipe)
     }
 
     fn abort_on_drop(&mut self) {
@@ -103,6 +112,10 @@ impl<D: Duplex + ?Sized> Duplex for Box<D> {
 
     fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         (**self).poll_sent(cx)
+    }
+
+    fn has_aborted(&mut self) -> bool {
+        (**self).has_aborted()
     }
 
     fn abort_on_drop(&mut self) {

@@ -57,6 +57,7 @@ impl Carrier for TcpCarrier {
             acceptor: Acceptor::new(listener),
             dial_from: admission.dial_from,
             places: Arc::new(Semaphore::new(admission.connections as usize)),
+            single_use: admission.single_use,
             proxy_protocol: admission.proxy_protocol,
             uplink,
             stop: stop.clone(),
@@ -79,6 +80,7 @@ struct DialIns {
     dial_from: DialFrom,
     /// One for each dial-in that may wait for a client.
     places: Arc<Semaphore>,
+    single_use: bool,
     proxy_protocol: bool,
     uplink: Uplink,
     stop: CancellationToken,
@@ -100,7 +102,11 @@ impl DialIns {
                 continue;
             }
             match self.places.clone().try_acquire_owned() {
-                Ok(place) => self.queue(socket, agent, place),
+                Ok(place) if self.single_use => {
+                    place.forget();
+                    self.queue(socket, agent, None);
+                }
+                Ok(place) => self.queue(socket, agent, Some(place)),
                 Err(_) => {
                     tracing::debug!(agent.addr = %agent, "dial-in reset: as many as may are waiting already");
                     sockets::reset(socket);
@@ -109,7 +115,7 @@ impl DialIns {
         }
     }
 
-    fn queue(&self, socket: TcpStream, agent: SocketAddr, place: OwnedSemaphorePermit) {
+    fn queue(&self, socket: TcpStream, agent: SocketAddr, place: Option<OwnedSemaphorePermit>) {
         let (session, claims) = TcpSession::new(self.proxy_protocol);
         let membership = self.uplink.join(Arc::new(session), agent);
         let (stop, uplink) = (self.stop.clone(), self.uplink.clone());

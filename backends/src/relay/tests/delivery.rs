@@ -82,9 +82,8 @@ fn an_idle_relay_holds_no_buffer() {
             assert!(hear_exactly(&mut relayed.one, Side::Agent, 1).await.expect("a byte"), "intact");
         }
 
-        // It comes to wait for readiness, which takes no buffer, and did not try a read before it had that.
+        // Both directions fell idle between their turns, and no read brought a buffer before there was something to read.
         for near in [&relayed.near_one, &relayed.near_other] {
-            near.idle.subscribe().wait_for(|idle| *idle).await.expect("an idle relay");
             assert_eq!(near.reads_unasked.load(Ordering::Relaxed), 0);
         }
     });

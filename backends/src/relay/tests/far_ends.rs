@@ -211,8 +211,6 @@ pub(super) struct Signs {
     pub(super) aborting: Notify,
     /// Bytes that the kernel took.
     pub(super) taken: watch::Sender<usize>,
-    /// The relay waits until it is readable.
-    pub(super) idle: watch::Sender<bool>,
     /// Reads that came with a buffer although nobody knew of anything to read.
     pub(super) reads_unasked: AtomicU64,
     failed: AtomicBool,
@@ -271,12 +269,15 @@ impl Duplex for Near {
         }
         let readable = self.socket.poll_readable(cx);
         self.asked |= readable.is_ready();
-        self.signs.idle.send_replace(readable.is_pending());
         readable
     }
 
     fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.socket.poll_sent(cx)
+    }
+
+    fn has_aborted(&mut self) -> bool {
+        self.socket.has_aborted()
     }
 
     fn abort_on_drop(&mut self) {

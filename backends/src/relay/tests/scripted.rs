@@ -33,7 +33,7 @@ pub(super) enum Say {
 pub(super) enum Take {
     UpTo(usize),
     Wait(Duration),
-    /// It fails; any later one fails as a broken pipe.
+    /// It fails.
     Fail(ErrorKind),
     /// It takes no byte and calls that a success.
     Nothing,
@@ -50,6 +50,8 @@ pub(super) struct Script {
     pub(super) sent_waits: Vec<Duration>,
     /// It claims to be readable at all times.
     pub(super) claims_readable: bool,
+    /// When it has aborted even if nobody has read so far.
+    pub(super) aborts_after: Option<Duration>,
 }
 
 impl Script {
@@ -75,6 +77,7 @@ impl Script {
             shutdown_waits: self.shutdown_waits.into(),
             sent_waits: self.sent_waits.into(),
             claims_readable: self.claims_readable,
+            aborts_at: self.aborts_after.map(|after| Instant::now() + after),
             past: past.clone(),
             ..End::default()
         };
@@ -88,7 +91,7 @@ pub(super) struct Past {
     /// Bytes that it took.
     pub(super) heard: Vec<u8>,
     pub(super) shutdowns: usize,
-    /// What it has said: its end, or that it aborts.
+    /// What it has let the relay know: its end, or that it has aborted.
     pub(super) has_finished: bool,
     pub(super) has_aborted: bool,
     /// How its writes failed, and whether its end was known then.
@@ -102,6 +105,13 @@ pub(super) struct Past {
     pub(super) wrongs: Vec<&'static str>,
 }
 
+impl Past {
+    fn fail_write(&mut self, kind: ErrorKind) {
+        self.write_failed = Some(kind);
+        self.had_finished_before = self.has_finished;
+    }
+}
+
 #[derive(Default)]
 pub(super) struct End {
     says: VecDeque<Say>,
@@ -110,6 +120,7 @@ pub(super) struct End {
     shutdown_waits: VecDeque<Duration>,
     sent_waits: VecDeque<Duration>,
     claims_readable: bool,
+    aborts_at: Option<Instant>,
     /// It was said to be readable, and no read has come back empty-handed since.
     asked: bool,
     reading: Timer,
@@ -180,6 +191,12 @@ impl AsyncWrite for End {
         if buf.is_empty() {
             self.past().wrongs.push("write of nothing");
         }
+        if self.past().has_aborted {
+            self.past().wrongs.push("write after it had aborted");
+        }
+        if self.past().write_failed.is_some() {
+            self.past().wrongs.push("write after one that failed");
+        }
         if self.past().shutdowns > 0 {
             self.past().wrongs.push("write after a shutdown");
         }
@@ -191,18 +208,11 @@ impl AsyncWrite for End {
         let most = match self.takes.front() {
             Some(Take::Fail(kind)) => {
                 let kind = *kind;
-                let mut past = self.past();
-                if past.write_failed.is_none() {
-                    past.had_finished_before = past.has_finished;
-                    past.write_failed = Some(kind);
-                    return Poll::Ready(Err(kind.into()));
-                }
-                return Poll::Ready(Err(ErrorKind::BrokenPipe.into()));
+                self.past().fail_write(kind);
+                return Poll::Ready(Err(kind.into()));
             }
             Some(Take::Nothing) => {
-                let mut past = self.past();
-                past.had_finished_before |= past.write_failed.is_none() && past.has_finished;
-                past.write_failed = Some(ErrorKind::WriteZero);
+                self.past().fail_write(ErrorKind::WriteZero);
                 return Poll::Ready(Ok(0));
             }
             Some(Take::Never) => return Poll::Pending,
@@ -245,6 +255,12 @@ impl Duplex for End {
         }
         self.past().sent = true;
         Poll::Ready(())
+    }
+
+    fn has_aborted(&mut self) -> bool {
+        let mut past = self.past();
+        past.has_aborted |= self.aborts_at.is_some_and(|at| at <= Instant::now());
+        past.has_aborted
     }
 
     fn abort_on_drop(&mut self) {

@@ -2,7 +2,7 @@
 
 use std::{io::ErrorKind, time::Duration};
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -46,9 +46,21 @@ fn a_stopped_reader_is_stalled_after_just_that_time() {
 fn the_time_of_a_stopped_reader_counts_from_its_last_byte() {
     limited_with_paused_clock(async {
         let speaker = Script::says([Say::Bytes(100), Say::Silence]);
-        let stops = [Take::UpTo(10), Take::Wait(100 * LINGER / 3), Take::UpTo(10), Take::Never];
+        let stops = [Take::UpTo(10), Take::Wait(STALLED / 3), Take::UpTo(10), Take::Never];
         for [client, agent] in either_way(speaker, Script::says([Say::Silence]).takes(stops)) {
-            let after = 100 * LINGER / 3 + STALLED;
+            let after = STALLED / 3 + STALLED;
+            assert_eq!(run(client, agent).await, Ended { end: RelayEnd::Stalled, after, aborted: [true, true] });
+        }
+    });
+}
+
+#[test]
+fn the_time_of_a_stopped_reader_counts_from_its_own_end() {
+    limited_with_paused_clock(async {
+        let speaker = Script::says([Say::Bytes(1), Say::Silence]);
+        let stops = Script::says([Say::Wait(STALLED / 2), Say::Finish]).takes([Take::Never]);
+        for [client, agent] in either_way(speaker, stops) {
+            let after = STALLED / 2 + STALLED;
             assert_eq!(run(client, agent).await, Ended { end: RelayEnd::Stalled, after, aborted: [true, true] });
         }
     });
@@ -127,6 +139,63 @@ fn a_reset_that_a_write_meets_gets_linger_once() {
     });
 }
 
+/// Its last words are held for a side that takes nothing, so nobody reads that it has aborted.
+#[test]
+fn an_abort_behind_bytes_that_nobody_takes_is_passed_on_within_linger() {
+    limited_with_paused_clock(async {
+        // Noticed at the first look after it, and there is one every `linger` of silence.
+        for (aborts_after, after) in
+            [(MS, LINGER), (LINGER - MS, LINGER), (LINGER + MS, 2 * LINGER), (7 * LINGER + MS, 8 * LINGER)]
+        {
+            let aborts = Script { aborts_after: Some(aborts_after), ..Script::says([Say::Bytes(10), Say::Abort]) };
+            let deaf = Script::says([Say::Silence]).takes([Take::Never]);
+            for (side, [client, agent]) in sides(either_way(aborts, deaf)) {
+                assert_eq!(
+                    run(client, agent).await,
+                    Ended { end: RelayEnd::Aborted(side), after, aborted: [true, true] }
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn an_abort_behind_bytes_that_are_taken_slowly_is_passed_on_after_them() {
+    limited_with_paused_clock(async {
+        let aborts = Script { aborts_after: Some(MS), ..Script::says([Say::Bytes(10), Say::Abort]) };
+        let slow = Script::says([Say::Silence]).takes([Take::Wait(LINGER - MS), Take::UpTo(1)].repeat(10));
+        for (side, [client, agent]) in sides(either_way(aborts, slow)) {
+            let after = 10 * (LINGER - MS);
+            assert_eq!(run(client, agent).await, Ended { end: RelayEnd::Aborted(side), after, aborted: [true, true] });
+        }
+    });
+}
+
+/// It may have finished behind its bytes, and what comes after both ends looks like an abort.
+#[test]
+fn an_end_that_was_told_of_an_end_is_not_asked_whether_it_has_aborted() {
+    limited_with_paused_clock(async {
+        let aborts = Script { aborts_after: Some(MS), ..Script::says([Say::Bytes(10), Say::Finish]) };
+        let late = Script::says([Say::Finish]).takes([Take::Wait(STALLED - MS)]);
+        for [client, agent] in either_way(aborts, late) {
+            let after = STALLED - MS;
+            assert_eq!(run(client, agent).await, Ended { end: RelayEnd::Finished, after, aborted: [false, false] });
+        }
+    });
+}
+
+/// No time at all must not become a busy wait: the test would hang.
+#[test]
+fn without_linger_a_stopped_reader_is_still_stalled() {
+    limited_with_paused_clock(async {
+        let times = RelayTimes { stalled: Duration::from_secs(1), linger: Duration::ZERO };
+        let speaker = Script::says([Say::Bytes(1), Say::Silence]);
+        let deaf = Script::says([Say::Silence]).takes([Take::Never]);
+        let ended = run_until(speaker, deaf, times, HOUR).await;
+        assert_eq!(ended, Ended { end: RelayEnd::Stalled, after: times.stalled, aborted: [true, true] });
+    });
+}
+
 #[test]
 fn an_end_after_a_failed_write_is_not_believed() {
     limited_with_paused_clock(async {
@@ -185,7 +254,7 @@ fn cancelled_while_last_words_linger_is_at_once() {
         let aborts = Script::says([Say::Bytes(10), Say::Abort]);
         let never_sent = Script { sent_waits: vec![HOUR], ..Script::says([Say::Silence]) };
         for [client, agent] in either_way(aborts, never_sent) {
-            let ended = run_until(client, agent, LINGER - MS).await;
+            let ended = run_until(client, agent, TIMES, LINGER - MS).await;
             assert_eq!(ended, Ended { end: RelayEnd::Cancelled, after: LINGER - MS, aborted: [true, true] });
         }
     });
@@ -200,22 +269,21 @@ struct Ended {
 }
 
 async fn run(client: Script, agent: Script) -> Ended {
-    run_until(client, agent, 1000 * HOUR).await
+    run_until(client, agent, TIMES, 1000 * HOUR).await
 }
 
 /// Relays between the two, and cancels it then.
-async fn run_until(client: Script, agent: Script, cancel_after: Duration) -> Ended {
+async fn run_until(client: Script, agent: Script, times: RelayTimes, cancel_after: Duration) -> Ended {
     let ((client, client_past), (agent, agent_past)) = (client.end(), agent.end());
     let (progress, cancel, start) = (Progress::default(), CancellationToken::new(), Instant::now());
-    let relay = relay(client, agent, &progress, &TIMES, &cancel);
-    let canceller = async {
-        sleep(cancel_after).await;
-        cancel.cancel();
-        std::future::pending().await
-    };
-    let end = tokio::select! {
-        end = relay => end,
-        () = canceller => unreachable!("it never ends"),
+    let relay = relay(client, agent, &progress, &times, &cancel);
+    tokio::pin!(relay);
+    let end = match timeout(cancel_after, &mut relay).await {
+        Ok(end) => end,
+        Err(_) => {
+            cancel.cancel();
+            relay.await
+        }
     };
     let aborted = [client_past, agent_past].map(|past| past.lock().expect("no panic").aborted.is_some());
     Ended { end, after: start.elapsed(), aborted }
