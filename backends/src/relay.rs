@@ -223,19 +223,13 @@ impl Relay<'_> {
         now && !std::mem::replace(&mut self.lingering, true)
     }
 
-    /// Sends what is held for the other end, waits until it has left, and aborts it: by the deadline.
+    /// Waits until what was written to the other end has left, and aborts it: by the deadline. (Nothing is held any more: an
+    /// end is read only when what it said before has been written.)
     async fn pass_abort(&mut self, broken: usize, deadline: Instant) -> RelayEnd {
         self.ends[broken].abort_on_drop();
-        let flow = &mut self.flows[broken];
-        let (_, sink) = pair(&mut self.ends, broken);
-        let send = poll_fn(|cx| {
-            if ready!(flow.poll_flush(cx, sink)).is_err() {
-                return Poll::Ready(());
-            }
-            sink.poll_sent(cx)
-        });
-        let _ = timeout_at(deadline, send).await;
-        self.ends[1 - broken].abort_on_drop();
+        let other = &mut self.ends[1 - broken];
+        let _ = timeout_at(deadline, poll_fn(|cx| other.poll_sent(cx))).await;
+        other.abort_on_drop();
         RelayEnd::Aborted(side(broken))
     }
 

@@ -87,6 +87,10 @@ impl Duplex for TunnelStream {
         self.io.poll_sent(cx)
     }
 
+    fn has_aborted(&mut self) -> bool {
+        self.io.has_aborted()
+    }
+
     fn abort_on_drop(&mut self) {
         self.io.abort_on_drop();
     }

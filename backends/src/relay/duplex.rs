@@ -25,8 +25,11 @@ pub trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {
     fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
     /// Whether the peer is known to have aborted, however much of what it said before is unread: asked where that is not read
-    /// because nobody takes it. A peer that has finished has not. After a yes nothing more is read or written.
-    fn has_aborted(&mut self) -> bool;
+    /// because nobody takes it. A peer that has finished has not. After a yes nothing more is read or written. A stream that
+    /// cannot tell says no, and its abort then waits for `stalled`; one that wraps another passes the question on.
+    fn has_aborted(&mut self) -> bool {
+        false
+    }
 
     /// Makes the drop that follows an abort: the peer sees a reset, and what is queued for it is lost.
     fn abort_on_drop(&mut self);

@@ -68,14 +68,6 @@ impl<'a> Flow<'a> {
         }
     }
 
-    /// Writes what is held, and nothing more.
-    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>, sink: &mut dyn Duplex) -> Poll<io::Result<()>> {
-        while self.holds_bytes() {
-            ready!(self.poll_write(cx, sink))?;
-        }
-        Poll::Ready(Ok(()))
-    }
-
     /// Takes what the source still has to say and writes it, until the source has no more or is broken.
     pub(super) fn poll_rest(
         &mut self,
@@ -84,11 +76,13 @@ impl<'a> Flow<'a> {
         sink: &mut dyn Duplex,
     ) -> Poll<io::Result<()>> {
         loop {
-            ready!(self.poll_flush(cx, sink))?;
-            if self.state != FlowState::Copying {
+            if self.holds_bytes() {
+                ready!(self.poll_write(cx, sink))?;
+            } else if self.state == FlowState::Copying {
+                ready!(self.poll_fill(cx, source))?;
+            } else {
                 return Poll::Ready(Ok(()));
             }
-            ready!(self.poll_fill(cx, source))?;
         }
     }
 

@@ -33,7 +33,7 @@ pub(super) enum Say {
 pub(super) enum Take {
     UpTo(usize),
     Wait(Duration),
-    /// It fails.
+    /// It fails; any later one fails as a broken pipe.
     Fail(ErrorKind),
     /// It takes no byte and calls that a success.
     Nothing,
@@ -195,7 +195,7 @@ impl AsyncWrite for End {
             self.past().wrongs.push("write after it had aborted");
         }
         if self.past().write_failed.is_some() {
-            self.past().wrongs.push("write after one that failed");
+            return Poll::Ready(Err(ErrorKind::BrokenPipe.into()));
         }
         if self.past().shutdowns > 0 {
             self.past().wrongs.push("write after a shutdown");
