@@ -184,7 +184,11 @@ impl Composed {
     }
 
     fn uplink_terms(&self, request: &OpenTunnel) -> UplinkTerms {
-        UplinkTerms { client_wait: self.times.client_wait, single_use: self.is_single_use(request), relay: self.times.relay }
+        UplinkTerms {
+            client_wait: self.times.client_wait,
+            single_use: self.is_single_use(request),
+            relay: self.times.relay,
+        }
     }
 
     fn lifetime(&self, request: &OpenTunnel) -> Lifetime {

@@ -83,6 +83,7 @@ impl Default for DoorTerms {
 pub struct Door {
     addr: SocketAddr,
     stop: CancellationToken,
+    cut: CancellationToken,
     tasks: TaskTracker,
 }
 
@@ -91,15 +92,16 @@ impl Door {
     pub fn open(listener: TcpListener, terms: DoorTerms, http: HttpService) -> io::Result<Self> {
         let acceptor = Acceptor::new(listener);
         let addr = acceptor.local_addr()?;
-        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let (stop, cut, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let hall = Arc::new(Hall {
             lobby: Lobby::new(terms.waiting, terms.waiting_per_source, terms.trusted_proxies.clone()),
             terms,
             http,
             stop: stop.clone(),
+            cut: cut.clone(),
         });
         tasks.spawn(accept(acceptor, hall, tasks.clone()));
-        Ok(Self { addr, stop, tasks })
+        Ok(Self { addr, stop, cut, tasks })
     }
 
     /// Where it is.
@@ -113,6 +115,8 @@ impl Door {
         self.tasks.close();
         if timeout(patience, self.tasks.wait()).await.is_err() {
             tracing::debug!(connections = self.tasks.len(), "connections cut off");
+            self.cut.cancel();
+            self.tasks.wait().await;
         }
     }
 }
@@ -122,7 +126,10 @@ struct Hall {
     lobby: Arc<Lobby>,
     terms: DoorTerms,
     http: HttpService,
+    /// No new requests.
     stop: CancellationToken,
+    /// Nothing any more.
+    cut: CancellationToken,
 }
 
 async fn accept(mut acceptor: Acceptor, hall: Arc<Hall>, tasks: TaskTracker) {
@@ -133,7 +140,8 @@ async fn accept(mut acceptor: Acceptor, hall: Arc<Hall>, tasks: TaskTracker) {
             accepted = acceptor.accept() => accepted,
         };
         let seat = hall.lobby.enter(peer.ip());
-        tasks.spawn(receive(socket, peer, seat, hall.clone()));
+        let (hall, cut) = (hall.clone(), hall.cut.clone());
+        tasks.spawn(async move { cut.run_until_cancelled(receive(socket, peer, seat, hall)).await });
     }
 }
 
@@ -195,13 +203,22 @@ impl Hall {
             .keep_alive_timeout(PING)
             .serve_connection(TokioIo::new(io), service);
         let mut connection = std::pin::pin!(connection);
-        tokio::select! {
+        let was_idle = tokio::select! {
             ended = connection.as_mut() => return ended,
-            () = self.stop.cancelled() => {}
-            () = idle_without_request(self.terms.idle, asked) => {}
-        }
+            () = self.stop.cancelled() => false,
+            () = idle_without_request(self.terms.idle, asked) => true,
+        };
         connection.as_mut().graceful_shutdown();
-        connection.await
+        if !was_idle {
+            return connection.await;
+        }
+        // It waits for the peer to acknowledge, and nobody says that this one ever will.
+        match timeout(GOODBYE, connection.as_mut()).await {
+            Ok(ended) => ended,
+            // A request crossed our goodbye: it is answered.
+            Err(_) if asked.load(Ordering::Relaxed) => connection.await,
+            Err(_) => Ok(()),
+        }
     }
 }
 
@@ -234,6 +251,9 @@ impl Service<Request<Incoming>> for Introduce {
 
 /// Of a request head, in bytes.
 const LONGEST_HEAD: usize = 16 * 1024;
+
+/// For a peer that made no request to take in that it may go.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// An HTTP/2 peer that vanished is noticed after twice this.
 const PING: Duration = Duration::from_secs(15);

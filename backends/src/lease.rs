@@ -1,9 +1,12 @@
-use std::{any::Any, fmt};
+use std::{any::Any, fmt, sync::Arc};
 
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
+use tracing::Instrument;
+
+use crate::ports::PortLease;
 
 /// Something that is held until this value is dropped: a port, a host name, the tasks that serve them.
 ///
@@ -20,6 +23,26 @@ impl Lease {
     /// Holds tasks that end when `stop` is cancelled, and `holds`.
     pub fn new(stop: CancellationToken, tasks: TaskTracker, holds: impl Any + Send + Sync) -> Self {
         Self { stop: Some(stop.drop_guard()), tasks, holds: vec![Box::new(holds)] }
+    }
+
+    /// Holds a port and the task that serves it, which ends when it is told to stop and may spawn others.
+    pub(crate) fn serving<S>(port: PortLease, serve: impl FnOnce(CancellationToken, TaskTracker) -> S) -> Self
+    where
+        S: Future<Output = ()> + Send + 'static,
+    {
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let port = Arc::new(port);
+        // As long as the task listens on it, the port stays held, even if the lease goes first.
+        let listening = port.clone();
+        let serving = serve(stop.clone(), tasks.clone());
+        tasks.spawn(
+            async move {
+                serving.await;
+                drop(listening);
+            }
+            .in_current_span(),
+        );
+        Self::new(stop, tasks, port)
     }
 
     /// Lets go, and returns when nothing is held any more.

@@ -212,6 +212,10 @@ impl Tunnel {
         let mut told_lost = true;
         loop {
             let now = *presence.borrow_and_update();
+            if now.online {
+                // Before it is told, so that whoever then asks hears the same.
+                self.stand(TunnelState::Online, None);
+            }
             if now.arrivals > arrivals {
                 arrivals = now.arrivals;
                 told_lost = false;
@@ -220,7 +224,6 @@ impl Tunnel {
                 }
             }
             if now.online {
-                self.stand(TunnelState::Online, None);
                 if presence.changed().await.is_err() {
                     return CloseReason::AgentLost;
                 }

@@ -145,6 +145,7 @@ impl fmt::Display for AddressRequest {
 /// The colon of a port is the last one, unless it stands inside the brackets of a v6 address.
 fn split_port(authority: &str) -> Result<(&str, Option<u16>), AddressRequestError> {
     match authority.rsplit_once(':') {
+        Some((host, _)) if host.contains(':') && !host.starts_with('[') => Err(AddressRequestError),
         Some((host, port)) if !port.contains(']') => {
             let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
             let port = digits.then(|| port.parse().ok()).flatten().ok_or(AddressRequestError)?;

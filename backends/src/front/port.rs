@@ -9,7 +9,6 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::Instrument;
 use tunnel_api::{AddressRequest, Caller, PublicAddress, TunnelError};
 
 use crate::{
@@ -56,24 +55,11 @@ impl Front for PortFront {
         let (port, listener) = self.ports.listen(self.advertised.bound, choice)?;
         let address = PublicAddress::tcp(host, port.port());
 
-        let port = Arc::new(port);
-        let stop = CancellationToken::new();
-        let tasks = TaskTracker::new();
-        let clients = Clients {
-            acceptor: Acceptor::new(listener),
-            waiting: Arc::new(Semaphore::new(self.waiting_clients)),
-            uplink,
-            stop: stop.clone(),
-            tasks: tasks.clone(),
-        };
-        // The port stays held as long as the task listens on it, even if the lease goes first.
-        let listening = port.clone();
-        let accepting = async move {
-            clients.accept().await;
-            drop(listening);
-        };
-        tasks.spawn(accepting.in_current_span());
-        Ok((address, Lease::new(stop, tasks, port)))
+        let lease = Lease::serving(port, |stop, tasks| {
+            let waiting = Arc::new(Semaphore::new(self.waiting_clients));
+            Clients { acceptor: Acceptor::new(listener), waiting, uplink, stop, tasks }.accept()
+        });
+        Ok((address, lease))
     }
 }
 

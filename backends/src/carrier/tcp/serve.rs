@@ -14,7 +14,6 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, oneshot},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::Instrument;
 use tunnel_api::{Caller, TunnelError, TunnelUri};
 
 use crate::{
@@ -50,27 +49,20 @@ impl Carrier for TcpCarrier {
         let (port, listener) = self.ports.listen(self.advertised.bound, choice)?;
         let uri = TunnelUri::tcp(&host, port.port());
 
-        let port = Arc::new(port);
-        let stop = CancellationToken::new();
-        let tasks = TaskTracker::new();
-        let dial_ins = DialIns {
-            acceptor: Acceptor::new(listener),
-            dial_from: admission.dial_from,
-            places: Arc::new(Semaphore::new(admission.connections as usize)),
-            single_use: admission.single_use,
-            proxy_protocol: admission.proxy_protocol,
-            uplink,
-            stop: stop.clone(),
-            tasks: tasks.clone(),
-        };
-        // The port stays held as long as the task listens on it, even if the lease goes first.
-        let listening = port.clone();
-        let accepting = async move {
-            dial_ins.accept().await;
-            drop(listening);
-        };
-        tasks.spawn(accepting.in_current_span());
-        Ok((uri, Lease::new(stop, tasks, port)))
+        let lease = Lease::serving(port, |stop, tasks| {
+            let dial_ins = DialIns {
+                acceptor: Acceptor::new(listener),
+                dial_from: admission.dial_from,
+                places: Arc::new(Semaphore::new(admission.connections as usize)),
+                single_use: admission.single_use,
+                proxy_protocol: admission.proxy_protocol,
+                uplink,
+                stop,
+                tasks,
+            };
+            dial_ins.accept()
+        });
+        Ok((uri, lease))
     }
 }
 
@@ -139,7 +131,7 @@ impl DialIns {
 /// To whoever claims it; one that died in the queue, or that nobody waits for any more, is reset.
 fn hand_over(socket: TcpStream, claimant: Option<oneshot::Sender<TcpStream>>) {
     match claimant {
-        Some(claimant) if is_alive(&socket) => {
+        Some(claimant) if look(&socket) != Look::Dead => {
             if let Err(socket) = claimant.send(socket) {
                 sockets::reset(socket);
             }
@@ -193,31 +185,51 @@ fn proxy_header(client: &ClientInfo) -> Vec<u8> {
     header
 }
 
-/// Resolves when a waiting dial-in is dead: reset, or closed with nothing sent. One that sent something and closed is an
-/// agent whose server has said all it had to say. Nothing is consumed.
+/// Resolves when a waiting dial-in is dead.
 async fn died(socket: &TcpStream) {
     loop {
-        let ready = socket.ready(Interest::READABLE | Interest::ERROR).await;
-        if ready.is_err() || !is_alive(socket) {
-            return;
+        match socket.ready(Interest::READABLE | Interest::ERROR).await {
+            Ok(ready) if !ready.is_error() => {}
+            _ => return,
         }
-        if peeked(socket).is_ok() {
-            // Bytes are waiting, so it stays readable; from here on only a reset is news.
-            let _ = socket.ready(Interest::ERROR).await;
-            return;
+        // Looked at within `try_io`, which waits for the next event if there is nothing to see: between a look and a wait
+        // something could happen unseen. (Of a combined interest `try_io` makes an empty one, and never calls.)
+        let seen = socket.try_io(Interest::READABLE, || match look(socket) {
+            Look::Silent => Err(io::ErrorKind::WouldBlock.into()),
+            seen => Ok(seen),
+        });
+        match seen {
+            Ok(Look::Spoke) => {
+                // Bytes are waiting, so it stays readable; from here on only a reset is news.
+                let _ = socket.ready(Interest::ERROR).await;
+                return;
+            }
+            Ok(_) => return,
+            Err(_) => {}
         }
-        // It was not readable after all: this makes tokio wait for the next event instead of repeating the last.
-        let _ = socket.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
     }
 }
 
-fn is_alive(socket: &TcpStream) -> bool {
+/// What can be seen of a waiting dial-in without consuming anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// Reset, or closed with nothing sent.
+    Dead,
+    /// Nothing has come.
+    Silent,
+    /// It has sent something. If it has also closed, it is an agent whose server has said all it had to say.
+    Spoke,
+}
+
+fn look(socket: &TcpStream) -> Look {
     if !matches!(socket.take_error(), Ok(None)) {
-        return false;
+        return Look::Dead;
     }
     match peeked(socket) {
-        Ok(sent) => sent > 0,
-        Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        Ok(0) => Look::Dead,
+        Ok(_) => Look::Spoke,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Look::Silent,
+        Err(_) => Look::Dead,
     }
 }
 
