@@ -26,8 +26,8 @@ impl TunnelListener {
         let target = Target::new(target.into());
         let clients = TaskTracker::new();
         while let Ok(client) = self.accept().await {
-            let target = target.clone();
-            clients.spawn(async move { target.serve(client).await });
+            let (target, hang_up) = (target.clone(), self.hang_up.clone());
+            clients.spawn(async move { target.serve(client, &hang_up).await });
         }
         clients.close();
         clients.wait().await;
@@ -46,7 +46,7 @@ impl Target {
         Self { name: name.into(), is_down: Arc::default() }
     }
 
-    async fn serve(&self, client: TunnelStream) {
+    async fn serve(&self, client: TunnelStream, hang_up: &CancellationToken) {
         let from = client.client_addr();
         let service = match self.connect().await {
             Ok(service) => service,
@@ -60,7 +60,7 @@ impl Target {
         if self.is_down.swap(false, Ordering::Relaxed) {
             tracing::info!(target = %self.name, "the local service answers again");
         }
-        let end = relay(client, service, &Progress::default(), &RelayTimes::default(), &CancellationToken::new()).await;
+        let end = relay(client, service, &Progress::default(), &RelayTimes::default(), hang_up).await;
         tracing::debug!(client.addr = %from, ?end, "stream ended");
     }
 

@@ -22,6 +22,7 @@ use tunnel_backends::carrier::{DialError, Dialled, Dialler};
 use crate::{
     AgentState, Tunnel, TunnelStream,
     backoff::{Backoff, Failure},
+    stream::Offered,
 };
 
 /// How a listener tells its keeper to stop.
@@ -39,7 +40,7 @@ pub(crate) struct Keeper {
     dialler: Arc<dyn Dialler>,
     tunnel: Tunnel,
     opened: OpenedTunnel,
-    streams: mpsc::Sender<TunnelStream>,
+    streams: mpsc::Sender<Offered>,
     state: watch::Sender<AgentState>,
     stop: Stop,
     /// Streams that were given out and have not ended.
@@ -65,7 +66,7 @@ impl Keeper {
         dialler: Box<dyn Dialler>,
         tunnel: Tunnel,
         opened: OpenedTunnel,
-        streams: mpsc::Sender<TunnelStream>,
+        streams: mpsc::Sender<Offered>,
         state: watch::Sender<AgentState>,
         stop: Stop,
     ) -> Self {
@@ -200,14 +201,11 @@ impl Keeper {
     /// The application takes clients at its own pace; while it takes none, no dial-in is replaced and the rest wait at the
     /// server.
     async fn hand_on(&mut self, client: Dialled, leave: &CancellationToken) -> bool {
-        let stream = TunnelStream::new(client, self.running.token());
+        let stream = Offered::new(TunnelStream::new(client, self.running.token()));
         tokio::select! {
             biased;
-            () = leave.cancelled() => { stream.abort(); false }
-            place = self.streams.reserve() => match place {
-                Ok(place) => { place.send(stream); true }
-                Err(_) => { stream.abort(); false }
-            },
+            () = leave.cancelled() => false,
+            sent = self.streams.send(stream) => sent.is_ok(),
         }
     }
 

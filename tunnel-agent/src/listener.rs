@@ -19,6 +19,7 @@ use tunnel_backends::carrier::{DialError, dialler_for};
 use crate::{
     Peer, Tunnel, TunnelStream,
     keeper::{Keeper, Stop},
+    stream::Offered,
 };
 
 /// The clients of a tunnel, one after the other.
@@ -30,9 +31,11 @@ use crate::{
 /// named tunnel is not closed but left: its address stays ours until its time is up.) [`close`](Self::close) ends it all.
 pub struct TunnelListener {
     address: PublicAddress,
-    streams: mpsc::Receiver<TunnelStream>,
+    streams: mpsc::Receiver<Offered>,
     state: watch::Receiver<AgentState>,
     stop: Stop,
+    /// Aborts what is being forwarded.
+    pub(crate) hang_up: CancellationToken,
     keeper: JoinHandle<()>,
     _leave: DropGuard,
 }
@@ -63,7 +66,7 @@ impl TunnelListener {
         let keeper = Keeper::new(backend, dialler, tunnel, opened, streams_in, state_in, stop.clone());
         let keeper = tokio::spawn(keeper.run());
         let leave = stop.leave.clone().drop_guard();
-        Ok(Self { address, streams, state, stop, keeper, _leave: leave })
+        Ok(Self { address, streams, state, stop, hang_up: CancellationToken::new(), keeper, _leave: leave })
     }
 
     /// The public address, to be advertised.
@@ -73,7 +76,7 @@ impl TunnelListener {
 
     /// The next client. Fails only when the tunnel is closed for good. Cancel-safe.
     pub async fn accept(&mut self) -> io::Result<TunnelStream> {
-        self.streams.recv().await.ok_or_else(closed)
+        self.streams.recv().await.and_then(Offered::take).ok_or_else(closed)
     }
 
     /// Follows how the tunnel stands.
@@ -85,6 +88,16 @@ impl TunnelListener {
     pub async fn closed(&self) {
         // The keeper's end is as good as its word.
         let _ = self.state.clone().wait_for(|state| *state == AgentState::Closed).await;
+    }
+
+    /// Leaves a named tunnel to whoever opens it next, and closes any other. Clients that are being
+    /// [forwarded](Self::forward_to) are reset; streams that were accepted go on, and it returns when they have ended.
+    pub async fn leave(self) {
+        self.hang_up.cancel();
+        self.stop.leave.cancel();
+        drop(self.streams);
+        // A keeper that panicked has nothing left to wait for.
+        let _ = self.keeper.await;
     }
 
     /// Closes the tunnel, a named one too, and aborts its streams. When it returns, the address is free.
@@ -105,7 +118,7 @@ impl axum::serve::Listener for TunnelListener {
     type Addr = Peer;
 
     async fn accept(&mut self) -> (TunnelStream, Peer) {
-        match self.streams.recv().await {
+        match self.streams.recv().await.and_then(Offered::take) {
             Some(stream) => {
                 let peer = Peer { client_addr: stream.client_addr() };
                 (stream, peer)
@@ -132,7 +145,7 @@ impl Stream for TunnelListener {
     type Item = io::Result<TunnelStream>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.streams.poll_recv(cx).map(|stream| stream.map(Ok))
+        self.streams.poll_recv(cx).map(|offered| offered.and_then(Offered::take).map(Ok))
     }
 }
 

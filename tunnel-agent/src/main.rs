@@ -57,8 +57,6 @@ async fn run(command: Command) -> anyhow::Result<()> {
     if let Some(backend) = backend {
         tunnel = tunnel.backend(backend);
     }
-    // A named tunnel stays ours when we go: that is what the name is for.
-    let is_named = name.is_some();
     if let Some(name) = name {
         tunnel = tunnel.name(name);
     }
@@ -69,9 +67,8 @@ async fn run(command: Command) -> anyhow::Result<()> {
         () = listener.forward_to(target) => anyhow::bail!("the tunnel was closed by somebody else"),
         () = wait_for_signal() => {}
     }
-    if !is_named {
-        listener.close().await;
-    }
+    // Closes the tunnel, or leaves it to our next start if it has a name; clients that are cut off see a reset.
+    listener.leave().await;
     Ok(())
 }
 

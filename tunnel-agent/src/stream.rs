@@ -46,6 +46,29 @@ impl TunnelStream {
     }
 }
 
+/// A stream on its way to the application. If it never gets there the client sees a reset, and not an empty answer.
+#[derive(Debug)]
+pub(crate) struct Offered(Option<TunnelStream>);
+
+impl Offered {
+    pub(crate) fn new(stream: TunnelStream) -> Self {
+        Self(Some(stream))
+    }
+
+    /// Always there: it is taken once.
+    pub(crate) fn take(mut self) -> Option<TunnelStream> {
+        self.0.take()
+    }
+}
+
+impl Drop for Offered {
+    fn drop(&mut self) {
+        if let Some(stream) = self.0.take() {
+            stream.abort();
+        }
+    }
+}
+
 impl AsyncRead for TunnelStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_read(cx, buf)
