@@ -30,6 +30,8 @@ pub mod ports;
 pub mod sessions;
 #[cfg(feature = "serve")]
 pub mod tcp;
+#[cfg(feature = "testing")]
+pub mod testing;
 #[cfg(feature = "serve")]
 mod tunnel;
 #[cfg(feature = "serve")]
