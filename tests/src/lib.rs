@@ -1,1 +1,8 @@
-//! x
+//! What the end-to-end tests share. The tests are in `e2e/`, one file a promise; `bin/oracle.rs` plays the [`oracle`]
+//! against a server and an agent that run elsewhere.
+
+pub mod client;
+pub mod limit;
+pub mod oracle;
+pub mod origin;
+pub mod server;

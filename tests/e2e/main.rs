@@ -1,0 +1,11 @@
+//! The service from end to end: a server, agents and clients over real sockets on loopback. One file a promise.
+
+mod bad_input;
+mod composition;
+mod door;
+mod draining;
+mod imports;
+mod restarts;
+mod rpc;
+mod sdk;
+mod streams;

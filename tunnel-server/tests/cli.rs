@@ -1,0 +1,130 @@
+//! The `tunnel-server` command, as a shell sees it.
+#![cfg(unix)]
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Output, Stdio},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    process::{Child, ChildStderr, Command},
+    time::timeout,
+};
+use tunnel_api::{Caller, OpenTunnel, TunnelBackend, rpc::RemoteBackend};
+
+fn server(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tunnel-server"));
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+/// Runs it to its end; gives its exit code and what it said to whom.
+async fn run(args: &[&str]) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } =
+        timeout(LIMIT, server(args).output()).await.expect("an end in time").expect("it starts");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+    (status.code(), text(stdout), text(stderr))
+}
+
+/// Starts it on a port of the kernel's choice; gives what it says up to and with the line that says where it listens.
+async fn start(mut command: Command) -> (Child, BufReader<ChildStderr>, String) {
+    let mut child = command.spawn().expect("it starts");
+    let mut stderr = BufReader::new(child.stderr.take().expect("its stderr"));
+    let mut said = String::new();
+    while !said.contains("listens on") {
+        let some = timeout(LIMIT, stderr.read_line(&mut said)).await.expect("a line in time").expect("a line");
+        assert_ne!(some, 0, "it ended: {said}");
+    }
+    let addr = said.rsplit(' ').next().expect("an address").trim().to_owned();
+    (child, stderr, addr)
+}
+
+/// A file of this content, in cargo's directory for tests' files.
+fn file(name: &str, content: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{name}", std::process::id()));
+    std::fs::write(&path, content).expect("a file");
+    path
+}
+
+#[tokio::test]
+async fn it_starts_without_a_config_says_where_it_listens_and_what_to_try_and_serves() {
+    let (mut child, mut stderr, addr) = start(server(&["--listen", "127.0.0.1:0"])).await;
+    let mut hints = String::new();
+    for _ in 0..2 {
+        timeout(LIMIT, stderr.read_line(&mut hints)).await.unwrap().unwrap();
+    }
+    for hint in
+        [format!("tunnel tcp 127.0.0.1:3000 --server http://{addr}"), format!("grpcurl -plaintext -d '{{}}' {addr}")]
+    {
+        assert!(hints.contains(&hint), "{hints}");
+    }
+
+    let remote = RemoteBackend::connect(&format!("http://{addr}")).await.unwrap();
+    remote.open_tunnel(&Caller::embedded(), OpenTunnel::default()).await.unwrap();
+
+    let pid = child.id().unwrap().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
+    let status = timeout(LIMIT, child.wait()).await.expect("an end in time").unwrap();
+    assert_eq!(status.code(), Some(0));
+    let mut stdout = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut stdout).await.unwrap();
+    assert_eq!(stdout, "");
+}
+
+#[tokio::test]
+async fn check_finds_a_good_config_fine() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../tunnel-server.example.toml");
+    let (code, said, complaint) = run(&["check", example]).await;
+    assert_eq!((code, complaint.as_str()), (Some(0), ""));
+    assert_eq!(said, format!("{example}: fine\n"));
+}
+
+#[tokio::test]
+async fn check_says_which_line_of_which_file_is_wrong_and_what_to_write() {
+    let impossible = file("impossible.toml", "\n[ports]\ndial_in = \"20000-20001\"\n");
+    let unknown = file("unknown.toml", "drain = \"30s\"\nlisen = \"127.0.0.1:1\"\n");
+    for (path, parts) in [
+        (&impossible, &[":3: ports.dial_in", "overlaps", "choose ranges apart"][..]),
+        (&unknown, &["line 2", "lisen", "listen"]),
+    ] {
+        for args in [["check", path.to_str().unwrap()], ["--config", path.to_str().unwrap()]] {
+            let (code, said, complaint) = run(&args).await;
+            assert_eq!((code, said.as_str()), (Some(78), ""), "{complaint}");
+            for part in parts.iter().copied().chain([path.to_str().unwrap()]) {
+                assert!(complaint.contains(part), "{args:?} said {complaint:?}, which lacks {part:?}");
+            }
+        }
+    }
+    let (code, _, complaint) = run(&["check", "/nowhere/at.all"]).await;
+    assert_eq!(code, Some(78), "{complaint}");
+}
+
+#[tokio::test]
+async fn off_loopback_it_refuses_to_start_unless_insecure_is_spelled_out() {
+    let (code, said, complaint) = run(&["--listen", "0.0.0.0:0"]).await;
+    assert_eq!((code, said.as_str()), (Some(78), ""), "{complaint}");
+    assert!(complaint.contains("0.0.0.0") && complaint.contains("insecure = true"), "{complaint}");
+
+    let (mut child, _stderr, _addr) = start(server(&["--listen", "0.0.0.0:0", "--insecure"])).await;
+    child.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_said_with_what_to_do() {
+    let (_child, _stderr, addr) = start(server(&["--listen", "127.0.0.1:0"])).await;
+    let (code, _, complaint) = run(&["--listen", &addr]).await;
+    assert_eq!(code, Some(1), "{complaint}");
+    assert!(complaint.contains(&addr) && complaint.contains("is another server running there"), "{complaint}");
+}
+
+#[tokio::test]
+async fn wrong_usage_ends_with_2() {
+    for args in [&["--no-such-flag"][..], &["check"], &["--listen", "nowhere"]] {
+        let (code, said, complaint) = run(args).await;
+        assert_eq!((code, said.as_str()), (Some(2), ""), "{args:?}: {complaint}");
+    }
+}
+
+const LIMIT: Duration = Duration::from_secs(20);

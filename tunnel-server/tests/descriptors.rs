@@ -1,0 +1,103 @@
+//! File descriptors running out stops no loop and heals by itself.
+#![cfg(unix)]
+
+use std::{net::SocketAddr, process::Stdio, time::Duration};
+
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+    process::{ChildStderr, Command},
+    time::timeout,
+};
+use tunnel_api::{Caller, OpenTunnel, OpenedTunnel, TunnelBackend, TunnelError, rpc::RemoteBackend};
+
+async fn wait_for(stderr: &mut BufReader<ChildStderr>, words: &str) -> String {
+    let mut said = String::new();
+    while !said.contains(words) {
+        said.clear();
+        let some = timeout(LIMIT, stderr.read_line(&mut said)).await.expect("a line in time").expect("a line");
+        assert_ne!(some, 0, "it ended without a word of {words:?}");
+    }
+    said
+}
+
+fn at(uri: &str) -> SocketAddr {
+    uri.trim_start_matches("tcp://").parse().expect("an address and a port")
+}
+
+async fn pair(opened: &OpenedTunnel) -> (TcpStream, TcpStream) {
+    let agent = TcpStream::connect(at(opened.uri.expose())).await.expect("it listens");
+    let client = TcpStream::connect(at(&opened.address.to_string())).await.expect("it listens");
+    (agent, client)
+}
+
+/// One word from the client to the agent and one back.
+async fn talk((agent, client): &mut (TcpStream, TcpStream)) {
+    let both = async {
+        let mut heard = [0; 4];
+        client.write_all(b"ping").await?;
+        agent.read_exact(&mut heard).await?;
+        agent.write_all(b"pong").await?;
+        client.read_exact(&mut heard).await
+    };
+    timeout(LIMIT, both).await.expect("an answer in time").expect("an answer");
+}
+
+#[tokio::test]
+async fn running_out_of_descriptors_heals_by_itself() {
+    // Given a server that may have 64, which it cannot raise, and on it a tunnel with a stream that runs.
+    let server = format!("ulimit -n 64; exec '{}' --listen 127.0.0.1:0", env!("CARGO_BIN_EXE_tunnel-server"));
+    let mut child = Command::new("sh")
+        .args(["-c", &server])
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .env("NO_COLOR", "1")
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let line = wait_for(&mut stderr, "listens on").await;
+    let addr: SocketAddr = line.rsplit(' ').next().unwrap().trim().parse().unwrap();
+    let remote = RemoteBackend::connect(&format!("http://{addr}")).await.unwrap();
+    let us = Caller::embedded();
+    let request = || OpenTunnel { connections: Some(8), ..OpenTunnel::default() };
+    let opened = remote.open_tunnel(&us, request()).await.unwrap();
+    let mut running = pair(&opened).await;
+    talk(&mut running).await;
+
+    // When more connect to the one port, and to the tunnel's, than it has descriptors.
+    let mut crowd = Vec::new();
+    for _ in 0..100 {
+        crowd.push(TcpStream::connect(addr).await.unwrap());
+        crowd.push(TcpStream::connect(at(&opened.address.to_string())).await.unwrap());
+    }
+    wait_for(&mut stderr, "cannot accept").await;
+
+    // Then what runs goes on, and a call is told what is the matter.
+    talk(&mut running).await;
+    remote.get_tunnel_address(&us, &opened.uri).await.unwrap();
+    match remote.open_tunnel(&us, request()).await {
+        Err(TunnelError::LimitReached { limit, .. }) => assert!(limit.contains("file descriptors"), "{limit}"),
+        other => panic!("{other:?}"),
+    }
+
+    // And when they are gone, everything works again. (By a reset: a client that has finished may still want to hear.)
+    for socket in crowd {
+        socket.set_zero_linger().unwrap();
+    }
+    let healed = async {
+        while remote.open_tunnel(&us, request()).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(LIMIT, healed).await.expect("tunnels can be opened again");
+    let anew = RemoteBackend::connect(&format!("http://{addr}")).await.expect("it accepts again");
+    let another = anew.open_tunnel(&us, request()).await.unwrap();
+    for tunnel in [&opened, &another] {
+        talk(&mut pair(tunnel).await).await;
+    }
+    talk(&mut running).await;
+    assert!(child.try_wait().unwrap().is_none());
+}
+
+const LIMIT: Duration = Duration::from_secs(20);
