@@ -1,6 +1,6 @@
 //! The data plane of the tunnel service: everything that touches users' bytes.
 //!
-//! Where to read: [`tcp`] walks one tunnel end to end. [`composed`] makes a backend of a [carrier](carrier) (how agents dial
+//! Where to read: [`tcp`] walks one tunnel end to end. [`composed`] makes a backend of a [carrier] (how agents dial
 //! in) and [fronts](front) (how clients arrive), which meet in the [`uplink`] and nowhere else; [`relay`] copies the bytes;
 //! [`door`] is the one port that all else shares. What agents need of it is the dialling half of each carrier (feature
 //! `dial`).

@@ -5,18 +5,18 @@
 //!
 //! - The end of one direction becomes a shutdown of the other side, while the other direction goes on.
 //! - A read that fails means that this side has aborted. What it sent before still goes out, then the other side is
-//!   aborted too ([`Relay::pass_abort`]).
+//!   aborted too (`Relay::pass_abort`).
 //! - A write that fails means the same, with two differences. What the side sent before may still be unread: it is read
 //!   to its end first, and because the failed write has consumed the socket's error, that end is not believed to be a
 //!   finish. And a side that *had finished* has not aborted: it has said all it will and merely reads no more. All it said
 //!   is delivered, that direction finishes cleanly, and what the other side still sends is read and thrown away, so that
 //!   closing does not destroy what is on its way to it.
 //! - While one side does not take what is held for it, the other one is not read, and its abort would stay unnoticed: it is
-//!   asked for by name every `linger` ([`aborted_unheard`]).
+//!   asked for by name every `linger` (`aborted_unheard`).
 //! - Half-closed, or with bytes held that one side does not take, and nothing moves for `stalled`: both are aborted. (Not
 //!   by TCP_USER_TIMEOUT: since Linux 5.11 that also ends a connection whose reader has merely stopped for a while.)
 //!
-//! The copy is portable; a faster one between two sockets has its place in [`Flow`], behind the same function.
+//! The copy is portable; a faster one between two sockets has its place in `Flow`, behind the same function.
 
 mod duplex;
 mod flow;

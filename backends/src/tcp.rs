@@ -2,7 +2,7 @@
 //!
 //! One tunnel, end to end:
 //!
-//! 1. `OpenTunnel` reaches [`Composed`](crate::composed::Composed), which asks the port front for a public port and the tcp
+//! 1. `OpenTunnel` reaches [`Composed`], which asks the port front for a public port and the tcp
 //!    carrier for a dial-in port. Both listen when it answers; leases hold both ports; the tunnel is on the table
 //!    ([`Tunnels`]) and its keeper waits for an agent.
 //! 2. The agent connects to the dial-in port ([`carrier/tcp/serve.rs`](crate::carrier::tcp)). If it comes from where it may,
