@@ -13,8 +13,9 @@
 //!   closing does not destroy what is on its way to it.
 //! - While one side does not take what is held for it, the other one is not read, and its abort would stay unnoticed: it is
 //!   asked for by name every `linger` (`aborted_unheard`).
-//! - Half-closed, or with bytes held that one side does not take, and nothing moves for `stalled`: both are aborted. (Not
-//!   by TCP_USER_TIMEOUT: since Linux 5.11 that also ends a connection whose reader has merely stopped for a while.)
+//! - Nothing moves for `half_closed` while one direction is over, or for `unread` while a side does not take what is held
+//!   for it: both are aborted. (Not by TCP_USER_TIMEOUT: since Linux 5.11 that also ends a connection whose reader has
+//!   merely stopped for a while, and a paused download is no fault.)
 //!
 //! The copy is portable; a faster one between two sockets has its place in `Flow`, behind the same function.
 
@@ -88,15 +89,23 @@ impl Progress {
 /// How long the relay waits.
 #[derive(Debug, Clone, Copy)]
 pub struct RelayTimes {
-    /// Without any progress, while half-closed or while a side does not take what is held for it.
-    pub stalled: Duration,
+    /// Without any progress while one direction is over and the other one is silent.
+    pub half_closed: Duration,
+    /// Without any progress while a side does not take what is held for it. What counts is what its socket takes, and a
+    /// full one takes more only when much of it is free: a reader so slow that this lasts longer counts as stopped (about
+    /// 1 KB/s with the default).
+    pub unread: Duration,
     /// For the last bytes before an abort to leave, and for a peer to finish after it has been told all.
     pub linger: Duration,
 }
 
 impl Default for RelayTimes {
     fn default() -> Self {
-        Self { stalled: Duration::from_secs(300), linger: Duration::from_secs(5) }
+        Self {
+            half_closed: Duration::from_secs(5 * 60),
+            unread: Duration::from_secs(30 * 60),
+            linger: Duration::from_secs(5),
+        }
     }
 }
 
@@ -246,18 +255,25 @@ impl Relay<'_> {
     }
 
     fn poll_stalled(&mut self, cx: &mut Context<'_>, moved: bool) -> Poll<Stop> {
-        let half_closed = self.flows.iter().any(Flow::source_finished);
-        if !half_closed && !self.flows.iter().any(Flow::holds_bytes) {
+        let limit = if self.flows.iter().any(Flow::holds_bytes) {
+            self.times.unread
+        } else if self.flows.iter().any(Flow::source_finished) {
+            self.times.half_closed
+        } else {
             self.stall = None;
             return Poll::Pending;
-        }
-        let stall = self.stall.get_or_insert_with(|| Stall::new(self.times));
+        };
+        let linger = self.times.linger;
+        let stall = self.stall.get_or_insert_with(|| Stall::new(linger, limit));
         if moved {
             stall.since = Instant::now();
         }
+        if stall.limit != limit {
+            stall.limit_to(linger, limit);
+        }
         loop {
-            let silence = ready!(stall.poll(cx, self.times));
-            if silence >= self.times.stalled {
+            let silence = ready!(stall.poll(cx, linger));
+            if silence >= limit {
                 return Poll::Ready(Stop::Stalled);
             }
             if let Some(end) = aborted_unheard(&mut self.ends, &self.flows) {
@@ -270,25 +286,31 @@ impl Relay<'_> {
 /// The time since which nothing has moved. The timer is set anew only when it fires, not with every byte.
 struct Stall {
     since: Instant,
+    limit: Duration,
     timer: Pin<Box<Sleep>>,
 }
 
 impl Stall {
-    fn new(times: &RelayTimes) -> Self {
+    fn new(linger: Duration, limit: Duration) -> Self {
         let since = Instant::now();
-        Self { since, timer: Box::pin(sleep_until(since + times.linger.min(times.stalled))) }
+        Self { since, limit, timer: Box::pin(sleep_until(since + linger.min(limit))) }
     }
 
-    /// Ready with the time that nothing has moved for: once after every `linger` of it, and at `stalled`.
-    fn poll(&mut self, cx: &mut Context<'_>, times: &RelayTimes) -> Poll<Duration> {
+    fn limit_to(&mut self, linger: Duration, limit: Duration) {
+        self.limit = limit;
+        self.timer.set(sleep_until(self.since + linger.min(limit)));
+    }
+
+    /// Ready with the time that nothing has moved for: once after every `linger` of it, and at the limit.
+    fn poll(&mut self, cx: &mut Context<'_>, linger: Duration) -> Poll<Duration> {
         loop {
             ready!(self.timer.as_mut().poll(cx));
             let now = Instant::now();
             let silence = now - self.since;
-            let full = silence >= times.linger.min(times.stalled);
+            let full = silence >= linger.min(self.limit);
             // At least a millisecond on, or a `linger` of zero would spin.
-            let next = if full { now + times.linger.max(Duration::from_millis(1)) } else { self.since + times.linger };
-            self.timer.set(sleep_until(next.min(self.since + times.stalled)));
+            let next = if full { now + linger.max(Duration::from_millis(1)) } else { self.since + linger };
+            self.timer.set(sleep_until(next.min(self.since + self.limit)));
             if full {
                 return Poll::Ready(silence);
             }
@@ -299,7 +321,7 @@ impl Stall {
 /// The end that has aborted although what it said before is still held, so that no read will tell.
 ///
 /// An end that we have finished towards is not asked: it may have finished too, unread, and where our end crosses its own
-/// a reset that comes after both looks like any other. `stalled` takes care of it.
+/// a reset that comes after both looks like any other. `unread` takes care of it.
 fn aborted_unheard(ends: &mut [&mut dyn Duplex; 2], flows: &[Flow<'_>; 2]) -> Option<usize> {
     (0..2).find(|&end| {
         let is_unread = flows[end].state == FlowState::Copying && flows[end].holds_bytes();

@@ -2,8 +2,8 @@
 //!
 //! - TCP_NODELAY: the relay writes what it has; waiting for more is the sender's choice, not ours.
 //! - Keepalive after 5 s of silence, every 5 s, 3 times: a host that vanished is noticed within 20 s while nothing is on
-//!   its way to it. (With bytes on their way the relay's `stalled` bounds it: TCP_USER_TIMEOUT would be quicker, but since
-//!   Linux 5.11 it also ends connections whose reader has merely stopped reading for that long.)
+//!   its way to it. With bytes on their way the kernel gives up after about 15 minutes. (TCP_USER_TIMEOUT would be quicker,
+//!   but since Linux 5.11 it also ends connections whose reader has merely stopped reading for that long.)
 //!
 //! A listener's options are inherited by what it accepts, so they are set once a port and cost nothing a connection.
 

@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::future::join_all;
 use tokio::{
-    net::{TcpListener, TcpSocket, TcpStream},
+    net::{TcpSocket, TcpStream},
     time::{sleep, timeout},
 };
 use tunnel_api::{
@@ -363,12 +363,12 @@ fn silent_strangers_disturb_nobody() {
 #[test]
 fn the_pin_of_a_named_tunnel_moves_when_it_is_opened_again() {
     keep(&Tcp, async |_| {
-        let kernel = || PortPool::new(PortRange::Kernel, BTreeSet::new());
+        let Setup { public_ports, dial_in_ports, .. } = Setup::default();
         let config = TcpConfig {
             // Or a caller from elsewhere could not be given an address.
             advertise_agents: Some("192.0.2.1".parse().unwrap()),
             advertise_clients: Some("192.0.2.1".parse().unwrap()),
-            ..TcpConfig::new("tcp", Tunnels::new(), kernel(), kernel())
+            ..TcpConfig::new("tcp", Tunnels::new(), public_ports, dial_in_ports)
         };
         let here = Stage { backend: Arc::new(config.build()), caller: Caller::embedded() };
         let elsewhere = Caller { peer_addr: Some("192.0.2.7:4321".parse().unwrap()), ..Caller::embedded() };
@@ -462,11 +462,12 @@ fn a_port_that_somebody_else_has_is_passed_over_and_not_forgotten() {
 
 #[test]
 fn a_wanted_port_that_somebody_has_is_taken() {
-    keep(&Tcp, async |rig| {
-        let stage = Stage::new(rig);
-        let tunnel = stage.try_open(plain(2)).await.unwrap();
-        let foreign = TcpListener::bind((LOOPBACK, 0)).await.unwrap();
-        for port in [tunnel.address.port(), foreign.local_addr().unwrap().port()] {
+    keep(&Tcp, async |_| {
+        let (public, dial_in) = (free_ports(2), free_ports(8));
+        let (stage, _pools) = stage_on(&public, &dial_in);
+        let _foreign = sockets::listen(SocketAddr::new(LOOPBACK, *public.start())).unwrap();
+        stage.try_open(plain(2)).await.unwrap();
+        for port in public {
             let wanted = OpenTunnel { address: AddressRequest::tcp_port(port), ..plain(2) };
             let error = stage.try_open(wanted).await.unwrap_err();
             let named = format!("port {port}");

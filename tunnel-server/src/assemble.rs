@@ -73,7 +73,7 @@ impl Shared<'_> {
                 grace: tcp.grace,
                 named_grace: tcp.named_grace,
                 client_wait: tcp.client_wait,
-                relay: RelayTimes { stalled: tcp.stalled, linger: tcp.linger },
+                relay: RelayTimes { half_closed: tcp.half_closed, unread: tcp.unread, linger: tcp.linger },
             },
         }
     }

@@ -116,9 +116,12 @@ pub struct Tcp {
     /// The same for a named one, before its first agent and after its last.
     #[serde(with = "humantime_serde")]
     pub named_grace: Duration,
-    /// How long a stream may stand still while half-closed, or while a side takes nothing of what it was sent.
+    /// How long a stream may stand still while one direction is over and the other one is silent.
     #[serde(with = "humantime_serde")]
-    pub stalled: Duration,
+    pub half_closed: Duration,
+    /// How long a stream may stand still while one side takes nothing of what it was sent.
+    #[serde(with = "humantime_serde")]
+    pub unread: Duration,
     /// How long the last bytes before an abort may take to leave.
     #[serde(with = "humantime_serde")]
     pub linger: Duration,
@@ -193,7 +196,8 @@ impl Default for Tcp {
             dial_within: times.dial_within,
             grace: times.grace,
             named_grace: times.named_grace,
-            stalled: times.relay.stalled,
+            half_closed: times.relay.half_closed,
+            unread: times.relay.unread,
             linger: times.relay.linger,
         }
     }

@@ -26,7 +26,7 @@ pub trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {
 
     /// Whether the peer is known to have aborted, however much of what it said before is unread: asked where that is not read
     /// because nobody takes it. A peer that has finished has not. After a yes nothing more is read or written. A stream that
-    /// cannot tell says no, and its abort then waits for `stalled`; one that wraps another passes the question on.
+    /// cannot tell says no, and its abort then waits for `unread`; one that wraps another passes the question on.
     fn has_aborted(&mut self) -> bool {
         false
     }

@@ -21,7 +21,7 @@ use super::{RelayTimes, Side};
 const BOTH: [Side; 2] = [Side::Client, Side::Agent];
 
 /// So long that a test which came to wait for it would fail.
-const PATIENT: RelayTimes = RelayTimes { stalled: HOUR, linger: HOUR };
+const PATIENT: RelayTimes = RelayTimes { half_closed: HOUR, unread: HOUR, linger: HOUR };
 const HOUR: Duration = Duration::from_secs(3600);
 
 impl Side {

@@ -136,8 +136,11 @@ pub async fn a_list_shows_how_a_tunnel_stands(rig: &dyn Rig) {
     hear_exactly(&mut stream.io, 5).await;
     say(&mut stream.io, b"123").await;
     hear_exactly(&mut client, 3).await;
-    let info = stage.info(&tunnel).await.expect("a tunnel that is listed");
-    assert_eq!((info.streams, info.bytes_to_agent, info.bytes_to_client), (1, 5, 3));
+    eventually("one stream to be listed with what it has carried", async || {
+        let info = stage.info(&tunnel).await.expect("a tunnel that is listed");
+        (info.streams, info.bytes_to_agent, info.bytes_to_client) == (1, 5, 3)
+    })
+    .await;
 
     stream.abort().await;
     agent.kill().await;

@@ -5,7 +5,10 @@ use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::RangeInclusive,
-    sync::Arc,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU16, Ordering},
+    },
 };
 
 use tunnel_api::{
@@ -39,8 +42,8 @@ pub struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        let kernel = || PortPool::new(PortRange::Kernel, BTreeSet::new());
-        Self { times: Times::default(), public_ports: kernel(), dial_in_ports: kernel() }
+        let pool = || PortPool::new(PortRange::Between(free_ports(64)), BTreeSet::new());
+        Self { times: Times::default(), public_ports: pool(), dial_in_ports: pool() }
     }
 }
 
@@ -149,16 +152,25 @@ pub fn tunnel_name(name: &str) -> TunnelName {
 /// How many dial-ins an agent of the kit keeps waiting where it does not matter.
 pub const WAITING: u32 = 4;
 
-/// So many neighbouring ports that are free, and below those that the kernel gives to outgoing connections.
+/// So many neighbouring ports that are free. They are below those that the kernel gives away, and no two calls in this
+/// process get the same ones: a test that looks whether a port is free again must not meet another test there.
 pub fn free_ports(count: u16) -> RangeInclusive<u16> {
-    loop {
-        let first = rand::random_range(10_000..30_000);
-        let ports = first..=first + count - 1;
+    static TAKEN: OnceLock<AtomicU16> = OnceLock::new();
+    // Tests that run at the same time in another process most likely begin elsewhere.
+    let taken = TAKEN.get_or_init(|| AtomicU16::new(rand::random_range(0..PORTS)));
+    for _ in 0..PORTS {
+        // Wraps around at 65,536, which puts two numbers on the same port; by then the first one has been given back.
+        let first = FIRST_PORT + taken.fetch_add(count, Ordering::Relaxed) % (PORTS - count);
+        let ports = first..=first + (count - 1);
         if ports.clone().all(is_free) {
             return ports;
         }
     }
+    panic!("no {count} neighbouring ports are free above {FIRST_PORT}");
 }
+
+const FIRST_PORT: u16 = 10_000;
+const PORTS: u16 = 22_000;
 
 /// Whether somebody could listen there.
 pub fn is_free(port: u16) -> bool {

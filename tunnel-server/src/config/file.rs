@@ -112,7 +112,8 @@ impl Config {
             above_zero(key("client_wait"), tcp.client_wait.is_zero())?;
             above_zero(key("dial_within"), tcp.dial_within.is_zero())?;
             above_zero(key("named_grace"), tcp.named_grace.is_zero())?;
-            above_zero(key("stalled"), tcp.stalled.is_zero())?;
+            above_zero(key("half_closed"), tcp.half_closed.is_zero())?;
+            above_zero(key("unread"), tcp.unread.is_zero())?;
             if tcp.dial_within > tcp.named_grace {
                 return impossible(key("dial_within"), "must not be longer than named_grace");
             }

@@ -197,7 +197,11 @@ fn cancelled_with_all_buffers_full_both_see_a_reset_at_once() {
 fn half_closed_and_silent_is_stalled_and_both_see_a_reset() {
     limited(async {
         for side in BOTH {
-            let times = RelayTimes { stalled: Duration::from_millis(300), linger: HOUR };
+            let times = RelayTimes {
+                half_closed: Duration::from_millis(300),
+                unread: Duration::from_millis(300),
+                linger: HOUR,
+            };
             let mut relayed = relayed(side, times).await;
             relayed.one.shutdown().await.expect("its end");
             assert_eq!(hear(&mut relayed.other, side).await, finish_after(0));
@@ -214,7 +218,11 @@ fn half_closed_and_silent_is_stalled_and_both_see_a_reset() {
 fn a_stopped_reader_is_stalled_and_both_see_a_reset() {
     limited(async {
         for side in BOTH {
-            let times = RelayTimes { stalled: Duration::from_millis(300), linger: HOUR };
+            let times = RelayTimes {
+                half_closed: Duration::from_millis(300),
+                unread: Duration::from_millis(300),
+                linger: HOUR,
+            };
             let mut relayed = relayed(side, times).await;
             say_until(&mut relayed.one, side, relayed.near_one.aborting.notified()).await;
             assert_eq!(relayed.end.await.expect("no panic"), RelayEnd::Stalled);
@@ -224,7 +232,7 @@ fn a_stopped_reader_is_stalled_and_both_see_a_reset() {
     });
 }
 
-const QUICK: RelayTimes = RelayTimes { stalled: HOUR, linger: Duration::from_millis(200) };
+const QUICK: RelayTimes = RelayTimes { half_closed: HOUR, unread: HOUR, linger: Duration::from_millis(200) };
 
 /// Some of it came, and then a reset.
 #[track_caller]

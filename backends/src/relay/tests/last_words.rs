@@ -95,7 +95,9 @@ fn an_answer_that_is_read_after_linger_survives_a_close_with_unread_input() {
     const LINGER: Duration = Duration::from_millis(50);
     limited(async {
         for side in BOTH {
-            let mut relayed = relayed_through_small_sockets(side, RelayTimes { stalled: HOUR, linger: LINGER }).await;
+            let mut relayed =
+                relayed_through_small_sockets(side, RelayTimes { half_closed: HOUR, unread: HOUR, linger: LINGER })
+                    .await;
             answer_and_close_with_unread_input(relayed.one, side, &mut relayed.other, MUCH).await;
             sleep(5 * LINGER).await;
 
@@ -144,7 +146,7 @@ fn an_endless_uploader_is_let_go_after_linger() {
     const LINGER: Duration = Duration::from_millis(300);
     limited(async {
         for side in BOTH {
-            let mut relayed = relayed(side, RelayTimes { stalled: HOUR, linger: LINGER }).await;
+            let mut relayed = relayed(side, RelayTimes { half_closed: HOUR, unread: HOUR, linger: LINGER }).await;
             answer_and_close_with_unread_input(relayed.one, side, &mut relayed.other, ANSWER).await;
             let start = Instant::now();
             say_until(&mut relayed.other, side.other(), relayed.near_one.write_failed.notified()).await;
@@ -164,7 +166,11 @@ fn an_endless_uploader_is_let_go_after_linger() {
 fn an_endless_uploader_that_does_not_read_is_stalled() {
     limited_in_parallel(async {
         for side in BOTH {
-            let times = RelayTimes { stalled: Duration::from_millis(500), linger: HOUR };
+            let times = RelayTimes {
+                half_closed: Duration::from_millis(500),
+                unread: Duration::from_millis(500),
+                linger: HOUR,
+            };
             let mut relayed = relayed_through_small_sockets(side, times).await;
             answer_and_close_with_unread_input(relayed.one, side, &mut relayed.other, MUCH).await;
 

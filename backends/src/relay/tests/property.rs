@@ -14,7 +14,8 @@ use super::{
 use crate::relay::{Progress, RelayEnd, RelayTimes, Side, relay};
 
 /// Far more than all waits of a script together, so that nobody is cut short who merely is slow.
-const TIMES: RelayTimes = RelayTimes { linger: HOUR, stalled: HOUR.saturating_mul(2) };
+const TIMES: RelayTimes =
+    RelayTimes { linger: HOUR, half_closed: HOUR.saturating_mul(2), unread: HOUR.saturating_mul(2) };
 
 #[test]
 fn every_relay_delivers_what_was_said_and_ends_as_its_ends_did() {

@@ -12,8 +12,9 @@ use super::{
 use crate::relay::{Progress, RelayEnd, RelayTimes, Side, relay};
 
 const LINGER: Duration = Duration::from_secs(5);
-const STALLED: Duration = Duration::from_secs(300);
-const TIMES: RelayTimes = RelayTimes { stalled: STALLED, linger: LINGER };
+const HALF_CLOSED: Duration = Duration::from_secs(300);
+const UNREAD: Duration = Duration::from_secs(1800);
+const TIMES: RelayTimes = RelayTimes { half_closed: HALF_CLOSED, unread: UNREAD, linger: LINGER };
 const MS: Duration = Duration::from_millis(1);
 
 #[test]
@@ -22,7 +23,7 @@ fn half_closed_and_silent_is_stalled_after_just_that_time() {
         for [client, agent] in either_way(Script::says([Say::Finish]), Script::says([Say::Silence])) {
             assert_eq!(
                 run(client, agent).await,
-                Ended { end: RelayEnd::Stalled, after: STALLED, aborted: [true, true] }
+                Ended { end: RelayEnd::Stalled, after: HALF_CLOSED, aborted: [true, true] }
             );
         }
     });
@@ -36,7 +37,7 @@ fn a_stopped_reader_is_stalled_after_just_that_time() {
         for [client, agent] in either_way(speaker, deaf) {
             assert_eq!(
                 run(client, agent).await,
-                Ended { end: RelayEnd::Stalled, after: STALLED, aborted: [true, true] }
+                Ended { end: RelayEnd::Stalled, after: UNREAD, aborted: [true, true] }
             );
         }
     });
@@ -46,9 +47,9 @@ fn a_stopped_reader_is_stalled_after_just_that_time() {
 fn the_time_of_a_stopped_reader_counts_from_its_last_byte() {
     limited_with_paused_clock(async {
         let speaker = Script::says([Say::Bytes(100), Say::Silence]);
-        let stops = [Take::UpTo(10), Take::Wait(STALLED / 3), Take::UpTo(10), Take::Never];
+        let stops = [Take::UpTo(10), Take::Wait(UNREAD / 3), Take::UpTo(10), Take::Never];
         for [client, agent] in either_way(speaker, Script::says([Say::Silence]).takes(stops)) {
-            let after = STALLED / 3 + STALLED;
+            let after = UNREAD / 3 + UNREAD;
             assert_eq!(run(client, agent).await, Ended { end: RelayEnd::Stalled, after, aborted: [true, true] });
         }
     });
@@ -58,9 +59,9 @@ fn the_time_of_a_stopped_reader_counts_from_its_last_byte() {
 fn the_time_of_a_stopped_reader_counts_from_its_own_end() {
     limited_with_paused_clock(async {
         let speaker = Script::says([Say::Bytes(1), Say::Silence]);
-        let stops = Script::says([Say::Wait(STALLED / 2), Say::Finish]).takes([Take::Never]);
+        let stops = Script::says([Say::Wait(UNREAD / 2), Say::Finish]).takes([Take::Never]);
         for [client, agent] in either_way(speaker, stops) {
-            let after = STALLED / 2 + STALLED;
+            let after = UNREAD / 2 + UNREAD;
             assert_eq!(run(client, agent).await, Ended { end: RelayEnd::Stalled, after, aborted: [true, true] });
         }
     });
@@ -70,9 +71,9 @@ fn the_time_of_a_stopped_reader_counts_from_its_own_end() {
 fn a_slow_reader_is_not_stalled() {
     limited_with_paused_clock(async {
         let speaker = Script::says([Say::Bytes(100), Say::Finish]);
-        let slow = [Take::Wait(STALLED - MS), Take::UpTo(1)].repeat(100);
+        let slow = [Take::Wait(UNREAD - MS), Take::UpTo(1)].repeat(100);
         for [client, agent] in either_way(speaker, Script::says([Say::Finish]).takes(slow)) {
-            let after = 100 * (STALLED - MS);
+            let after = 100 * (UNREAD - MS);
             assert_eq!(run(client, agent).await, Ended { end: RelayEnd::Finished, after, aborted: [false, false] });
         }
     });
@@ -81,11 +82,22 @@ fn a_slow_reader_is_not_stalled() {
 #[test]
 fn half_closed_with_a_slow_speaker_is_not_stalled() {
     limited_with_paused_clock(async {
-        let mut says = [Say::Wait(STALLED - MS), Say::Bytes(1)].repeat(100);
+        let mut says = [Say::Wait(HALF_CLOSED - MS), Say::Bytes(1)].repeat(100);
         says.push(Say::Finish);
         for [client, agent] in either_way(Script::says([Say::Finish]), Script::says(says)) {
-            let after = 100 * (STALLED - MS);
+            let after = 100 * (HALF_CLOSED - MS);
             assert_eq!(run(client, agent).await, Ended { end: RelayEnd::Finished, after, aborted: [false, false] });
+        }
+    });
+}
+
+#[test]
+fn a_reader_that_stops_while_half_closed_has_the_time_of_a_stopped_reader_and_then_that_of_silence() {
+    limited_with_paused_clock(async {
+        let stops = Script::says([Say::Finish]).takes([Take::Wait(UNREAD - MS), Take::UpTo(100), Take::Never]);
+        for [client, agent] in either_way(stops, Script::says([Say::Bytes(100), Say::Silence])) {
+            let after = UNREAD - MS + HALF_CLOSED;
+            assert_eq!(run(client, agent).await, Ended { end: RelayEnd::Stalled, after, aborted: [true, true] });
         }
     });
 }
@@ -93,8 +105,8 @@ fn half_closed_with_a_slow_speaker_is_not_stalled() {
 #[test]
 fn open_both_ways_and_silent_is_not_stalled() {
     limited_with_paused_clock(async {
-        let silent = Script::says([Say::Bytes(1), Say::Wait(100 * STALLED), Say::Finish]);
-        let after = 100 * STALLED;
+        let silent = Script::says([Say::Bytes(1), Say::Wait(100 * UNREAD), Say::Finish]);
+        let after = 100 * UNREAD;
         let ended = run(silent.clone(), silent).await;
         assert_eq!(ended, Ended { end: RelayEnd::Finished, after, aborted: [false, false] });
     });
@@ -176,9 +188,9 @@ fn an_abort_behind_bytes_that_are_taken_slowly_is_passed_on_after_them() {
 fn an_end_that_was_told_of_an_end_is_not_asked_whether_it_has_aborted() {
     limited_with_paused_clock(async {
         let aborts = Script { aborts_after: Some(MS), ..Script::says([Say::Bytes(10), Say::Finish]) };
-        let late = Script::says([Say::Finish]).takes([Take::Wait(STALLED - MS)]);
+        let late = Script::says([Say::Finish]).takes([Take::Wait(UNREAD - MS)]);
         for [client, agent] in either_way(aborts, late) {
-            let after = STALLED - MS;
+            let after = UNREAD - MS;
             assert_eq!(run(client, agent).await, Ended { end: RelayEnd::Finished, after, aborted: [false, false] });
         }
     });
@@ -188,11 +200,12 @@ fn an_end_that_was_told_of_an_end_is_not_asked_whether_it_has_aborted() {
 #[test]
 fn without_linger_a_stopped_reader_is_still_stalled() {
     limited_with_paused_clock(async {
-        let times = RelayTimes { stalled: Duration::from_secs(1), linger: Duration::ZERO };
+        let times =
+            RelayTimes { half_closed: Duration::from_secs(1), unread: Duration::from_secs(1), linger: Duration::ZERO };
         let speaker = Script::says([Say::Bytes(1), Say::Silence]);
         let deaf = Script::says([Say::Silence]).takes([Take::Never]);
         let ended = run_until(speaker, deaf, times, HOUR).await;
-        assert_eq!(ended, Ended { end: RelayEnd::Stalled, after: times.stalled, aborted: [true, true] });
+        assert_eq!(ended, Ended { end: RelayEnd::Stalled, after: times.unread, aborted: [true, true] });
     });
 }
 
