@@ -29,7 +29,15 @@ pub mod lookups;
 pub mod news;
 pub mod waits;
 
-use std::{fmt, future::Future, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    io::{self, Write as _},
+    process,
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
 
 use tokio::{
     runtime::Builder,
@@ -44,9 +52,25 @@ pub use watch::Watch;
 /// Runs one promise: on a runtime of its own, with a time limit.
 pub fn keep(rig: &dyn Rig, promise: impl AsyncFnOnce(&dyn Rig)) {
     crate::descriptors::raise_limit();
+    let _watchdog = watchdog();
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     runtime.block_on(within(LIMIT, "the whole promise", promise(rig)));
     runtime.shutdown_background();
+}
+
+/// Ends the process if what it gives is still held well after [`LIMIT`]: a task that never yields also keeps the
+/// runtime from noticing the time.
+fn watchdog() -> mpsc::Sender<()> {
+    let (alive, gone) = mpsc::channel();
+    let promise = thread::current().name().unwrap_or("a promise").to_owned();
+    thread::spawn(move || {
+        if gone.recv_timeout(2 * LIMIT) == Err(mpsc::RecvTimeoutError::Timeout) {
+            // Not by `eprintln`, which would be captured and lost.
+            let _ = writeln!(io::stderr(), "{promise}: the runtime hangs");
+            process::abort();
+        }
+    });
+    alive
 }
 
 /// What `future` gives, which has to be within `limit`.

@@ -93,8 +93,8 @@ pub async fn a_slow_watcher_is_told_and_starts_anew(rig: &dyn Rig) {
     let stage = Stage::new(rig);
     let mut slow = stage.watch().await;
     // Each is two events at the least, and 4,096 are held.
-    for _ in 0..42 {
-        join_all((0..50).map(|_| async {
+    for _ in 0..105 {
+        join_all((0..20).map(|_| async {
             let tunnel = stage.open(WAITING).await;
             stage.close(TunnelRef::Id(tunnel.id)).await.expect("the tunnel closes");
         }))

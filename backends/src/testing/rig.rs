@@ -4,11 +4,8 @@ use std::{
     collections::BTreeSet,
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    ops::RangeInclusive,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU16, Ordering},
-    },
+    ops::{Range, RangeInclusive},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use tunnel_api::{
@@ -42,7 +39,7 @@ pub struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        let pool = || PortPool::new(PortRange::Between(free_ports(64)), BTreeSet::new());
+        let pool = || PortPool::new(PortRange::Between(free_ports(32)), BTreeSet::new());
         Self { times: Times::default(), public_ports: pool(), dial_in_ports: pool() }
     }
 }
@@ -152,25 +149,28 @@ pub fn tunnel_name(name: &str) -> TunnelName {
 /// How many dial-ins an agent of the kit keeps waiting where it does not matter.
 pub const WAITING: u32 = 4;
 
-/// So many neighbouring ports that are free. They are below those that the kernel gives away, and no two calls in this
-/// process get the same ones: a test that looks whether a port is free again must not meet another test there.
+/// So many neighbouring ports that are free, from between those that a server uses by default and those that the kernel
+/// gives away. Calls in one process get different ones in turn: a test that looks whether a port is free again must not
+/// meet another test there.
 pub fn free_ports(count: u16) -> RangeInclusive<u16> {
-    static TAKEN: OnceLock<AtomicU16> = OnceLock::new();
-    // Tests that run at the same time in another process most likely begin elsewhere.
-    let taken = TAKEN.get_or_init(|| AtomicU16::new(rand::random_range(0..PORTS)));
-    for _ in 0..PORTS {
-        // Wraps around at 65,536, which puts two numbers on the same port; by then the first one has been given back.
-        let first = FIRST_PORT + taken.fetch_add(count, Ordering::Relaxed) % (PORTS - count);
+    // The first port that has not been given out. Tests that run at the same time in another process most likely began
+    // elsewhere. When it comes round, whoever had a port is long done with it.
+    static NEXT: Mutex<Option<u16>> = Mutex::new(None);
+    for _ in PORTS {
+        let mut next = NEXT.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = next.unwrap_or_else(|| rand::random_range(PORTS));
+        let first = if wanted + count > PORTS.end { PORTS.start } else { wanted };
+        *next = Some(first + count);
+        drop(next);
         let ports = first..=first + (count - 1);
         if ports.clone().all(is_free) {
             return ports;
         }
     }
-    panic!("no {count} neighbouring ports are free above {FIRST_PORT}");
+    panic!("no {count} neighbouring ports of {PORTS:?} are free");
 }
 
-const FIRST_PORT: u16 = 10_000;
-const PORTS: u16 = 22_000;
+const PORTS: Range<u16> = 28_000..32_700;
 
 /// Whether somebody could listen there.
 pub fn is_free(port: u16) -> bool {
