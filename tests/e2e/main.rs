@@ -1,6 +1,7 @@
 //! The service from end to end: a server, agents and clients over real sockets on loopback. One file a promise.
 
 mod bad_input;
+mod closed_at_once;
 mod composition;
 mod door;
 mod draining;

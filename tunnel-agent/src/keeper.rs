@@ -128,12 +128,16 @@ impl Keeper {
     /// Dials in, hands on who comes, and comes back when something was away.
     async fn serve(&mut self) -> Over {
         let leave = self.stop.leave.clone();
+        self.fill();
         let mut events = self.watch().await;
+        if was_closed(&mut events).await {
+            return Over::Closed;
+        }
         // While we find out how the tunnel stands after a failure, nothing is dialled; what is connected goes on.
         let mut inquiry: Option<Inquiry> = None;
         loop {
-            while inquiry.is_none() && self.dial_ins.len() < self.demand.target() {
-                self.dial();
+            if inquiry.is_none() {
+                self.fill();
             }
             tokio::select! {
                 biased;
@@ -184,6 +188,13 @@ impl Keeper {
                     }
                 }
             }
+        }
+    }
+
+    /// As many dial-ins as should wait.
+    fn fill(&mut self) {
+        while self.dial_ins.len() < self.demand.target() {
+            self.dial();
         }
     }
 
@@ -263,6 +274,24 @@ async fn found_out(inquiry: &mut Option<Inquiry>) -> Standing {
         Some(inquiry) => inquiry.await,
         None => std::future::pending().await,
     }
+}
+
+/// Whether somebody closed the tunnel between its opening and our watching it: then it is no part of the present state.
+async fn was_closed(events: &mut Option<TunnelEvents>) -> bool {
+    let Some(news) = events else { return false };
+    let told = async {
+        let mut present = false;
+        while let Some(Ok(event)) = news.next().await {
+            match event.what {
+                What::Present(_) => present = true,
+                What::Closed { reason } => return reason == CloseReason::Requested,
+                What::Ready => return !present,
+                _ => {}
+            }
+        }
+        false
+    };
+    timeout(CLOSE, told).await.unwrap_or(false)
 }
 
 /// Why the tunnel was closed; `None` when there will be no news. Then it is not asked again: it would never resolve.
