@@ -54,11 +54,12 @@ pub fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
 
-/// The network that counts as one party: a v4 address, or a v6 /64.
+/// The network that counts as one party: a v4 address, or a v6 /64 (this host is one, too, and not a network).
 #[cfg(feature = "serve")]
 pub(crate) fn network_of(ip: IpAddr) -> IpNet {
     match ip.to_canonical() {
         IpAddr::V4(ip) => IpNet::V4(Ipv4Net::from(ip)),
+        IpAddr::V6(ip) if ip.is_loopback() => IpNet::V6(Ipv6Net::from(ip)),
         IpAddr::V6(ip) => IpNet::V6(Ipv6Net::new_assert(ip, 64).trunc()),
     }
 }
@@ -105,5 +106,6 @@ mod tests {
         assert!(!network("192.0.2.7").contains(&ip("192.0.2.8")));
         assert!(network("2001:db8::1").contains(&ip("2001:db8::2")));
         assert!(!network("2001:db8::1").contains(&ip("2001:db8:0:1::1")));
+        assert!(!network("::1").contains(&ip("::2")));
     }
 }
