@@ -5,8 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tunnel_agent::{Agent, Tunnel};
 use tunnel_api::{
-    Caller, OpenTunnel, OpenedTunnel, Page, PublicAddress, TunnelBackend, TunnelError, TunnelEvents, TunnelRef, TunnelUri,
-    WatchFilter,
+    Caller, OpenTunnel, OpenedTunnel, Page, PublicAddress, TunnelBackend, TunnelError, TunnelEvents, TunnelRef,
+    TunnelUri, WatchFilter,
 };
 use tunnel_tests::{limit::within, server::server};
 
