@@ -1,7 +1,7 @@
 //! File descriptors running out stops no loop and heals by itself.
 #![cfg(unix)]
 
-use std::{net::SocketAddr, process::Stdio, time::Duration};
+use std::{io, net::SocketAddr, process::Stdio, time::Duration};
 
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -25,22 +25,33 @@ fn at(uri: &str) -> SocketAddr {
     uri.trim_start_matches("tcp://").parse().expect("an address and a port")
 }
 
-async fn pair(opened: &OpenedTunnel) -> (TcpStream, TcpStream) {
-    let agent = TcpStream::connect(at(opened.uri.expose())).await.expect("it listens");
-    let client = TcpStream::connect(at(&opened.address.to_string())).await.expect("it listens");
-    (agent, client)
+async fn pair(opened: &OpenedTunnel) -> io::Result<(TcpStream, TcpStream)> {
+    let agent = TcpStream::connect(at(opened.uri.expose())).await?;
+    let client = TcpStream::connect(at(&opened.address.to_string())).await?;
+    Ok((agent, client))
 }
 
 /// One word from the client to the agent and one back.
-async fn talk((agent, client): &mut (TcpStream, TcpStream)) {
-    let both = async {
-        let mut heard = [0; 4];
-        client.write_all(b"ping").await?;
-        agent.read_exact(&mut heard).await?;
-        agent.write_all(b"pong").await?;
-        client.read_exact(&mut heard).await
+async fn talk((agent, client): &mut (TcpStream, TcpStream)) -> io::Result<()> {
+    let mut heard = [0; 4];
+    client.write_all(b"ping").await?;
+    agent.read_exact(&mut heard).await?;
+    agent.write_all(b"pong").await?;
+    client.read_exact(&mut heard).await?;
+    Ok(())
+}
+
+/// Tries until it works.
+async fn heals<T, E>(what: &str, attempt: impl AsyncFn() -> Result<T, E>) -> T {
+    let healed = async {
+        loop {
+            match attempt().await {
+                Ok(done) => return done,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
     };
-    timeout(LIMIT, both).await.expect("an answer in time").expect("an answer");
+    timeout(LIMIT, healed).await.unwrap_or_else(|_| panic!("{what} never worked again"))
 }
 
 #[tokio::test]
@@ -62,8 +73,8 @@ async fn running_out_of_descriptors_heals_by_itself() {
     let us = Caller::embedded();
     let request = || OpenTunnel { connections: Some(8), ..OpenTunnel::default() };
     let opened = remote.open_tunnel(&us, request()).await.unwrap();
-    let mut running = pair(&opened).await;
-    talk(&mut running).await;
+    let mut running = pair(&opened).await.unwrap();
+    timeout(LIMIT, talk(&mut running)).await.unwrap().unwrap();
 
     // When more connect to the one port, and to the tunnel's, than it has descriptors.
     let mut crowd = Vec::new();
@@ -74,7 +85,7 @@ async fn running_out_of_descriptors_heals_by_itself() {
     wait_for(&mut stderr, "cannot accept").await;
 
     // Then what runs goes on, and a call is told what is the matter.
-    talk(&mut running).await;
+    timeout(LIMIT, talk(&mut running)).await.unwrap().unwrap();
     remote.get_tunnel_address(&us, &opened.uri).await.unwrap();
     match remote.open_tunnel(&us, request()).await {
         Err(TunnelError::LimitReached { limit, .. }) => assert!(limit.contains("file descriptors"), "{limit}"),
@@ -85,18 +96,13 @@ async fn running_out_of_descriptors_heals_by_itself() {
     for socket in crowd {
         socket.set_zero_linger().unwrap();
     }
-    let healed = async {
-        while remote.open_tunnel(&us, request()).await.is_err() {
-            tokio::task::yield_now().await;
-        }
-    };
-    timeout(LIMIT, healed).await.expect("tunnels can be opened again");
-    let anew = RemoteBackend::connect(&format!("http://{addr}")).await.expect("it accepts again");
-    let another = anew.open_tunnel(&us, request()).await.unwrap();
+    let another = heals("opening a tunnel", async || remote.open_tunnel(&us, request()).await).await;
+    let url = format!("http://{addr}");
+    heals("connecting to the one port", async || RemoteBackend::connect(&url).await).await;
     for tunnel in [&opened, &another] {
-        talk(&mut pair(tunnel).await).await;
+        heals("a tunnel", async || talk(&mut pair(tunnel).await?).await).await;
     }
-    talk(&mut running).await;
+    timeout(LIMIT, talk(&mut running)).await.unwrap().unwrap();
     assert!(child.try_wait().unwrap().is_none());
 }
 

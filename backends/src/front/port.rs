@@ -115,6 +115,10 @@ async fn serve(socket: TcpStream, client: ClientInfo, uplink: Uplink, place: Own
 
 /// A client that gives up while it waits must not cost a dial-in. (One that has sent its end only may still want to hear.)
 async fn wait_for_stream(socket: &TcpStream, client: ClientInfo, uplink: &Uplink) -> Result<OpenStream, &'static str> {
+    // One that gave up in the backlog: tokio has heard of no event yet, but the socket knows.
+    if !matches!(socket.take_error(), Ok(None)) {
+        return Err("it gave up before it was accepted");
+    }
     tokio::select! {
         biased;
         _ = socket.ready(Interest::ERROR) => Err("it gave up waiting"),
