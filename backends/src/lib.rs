@@ -6,7 +6,8 @@
 //! `dial`).
 
 pub mod carrier;
-pub mod descriptors;
+
+pub mod process;
 pub mod relay;
 pub mod sockets;
 

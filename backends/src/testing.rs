@@ -51,7 +51,7 @@ pub use watch::Watch;
 
 /// Runs one promise: on a runtime of its own, with a time limit.
 pub fn keep(rig: &dyn Rig, promise: impl AsyncFnOnce(&dyn Rig)) {
-    crate::descriptors::raise_limit();
+    crate::process::raise_descriptor_limit();
     let _watchdog = watchdog();
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     runtime.block_on(within(LIMIT, "the whole promise", promise(rig)));

@@ -5,6 +5,7 @@ use std::{io::IsTerminal, process::ExitCode};
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 use tunnel_agent::{Agent, ConnectError, Tunnel};
+use tunnel_backends::process::{self, StopSignals};
 
 /// Makes a local service reachable from outside, through a tunnel server.
 #[derive(Debug, Parser)]
@@ -40,7 +41,7 @@ enum Command {
 async fn main() -> ExitCode {
     let args = Args::parse();
     log();
-    tunnel_backends::descriptors::raise_limit();
+    process::raise_descriptor_limit();
     match run(args.command).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -60,12 +61,13 @@ async fn run(command: Command) -> anyhow::Result<()> {
     if let Some(name) = name {
         tunnel = tunnel.name(name);
     }
+    let mut signals = StopSignals::catch()?;
     let mut listener = Agent::connect(&server).await?.open(tunnel).await?;
     println!("{}", listener.address());
     eprintln!("forwarding {} to {target} (Ctrl-C to stop)", listener.address());
     tokio::select! {
         () = listener.forward_to(target) => anyhow::bail!("the tunnel was closed by somebody else"),
-        () = wait_for_signal() => {}
+        () = signals.next() => {}
     }
     // Closes the tunnel, or leaves it to our next start if it has a name; clients that are cut off see a reset.
     listener.leave().await;
@@ -87,21 +89,6 @@ fn log() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
-}
-
-#[cfg(unix)]
-async fn wait_for_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
-    }
-}
-
-#[cfg(not(unix))]
-async fn wait_for_signal() {
-    let _ = tokio::signal::ctrl_c().await;
 }
 
 /// sysexits.h: EX_UNAVAILABLE.

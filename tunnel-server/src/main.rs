@@ -9,7 +9,8 @@ use std::{
 
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
-use tunnel_server::{Config, ConfigError, Running, Server, StartError};
+use tunnel_backends::process::{self, StopSignals};
+use tunnel_server::{Config, Running, Server, StartError};
 
 /// Runs tunnels: programs behind NAT ask for one by gRPC and are reached at a public address.
 ///
@@ -55,11 +56,11 @@ async fn main() -> ExitCode {
         return check(file);
     }
     log(args.log_format);
-    tunnel_backends::descriptors::raise_limit();
+    process::raise_descriptor_limit();
     match run(args).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&error);
+            eprintln!("tunnel-server: {error:#}");
             exit_code(&error)
         }
     }
@@ -72,28 +73,29 @@ fn check(file: &Path) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            complain(&error);
+            eprintln!("tunnel-server: {:#}", anyhow::Error::from(error));
             ExitCode::from(BAD_CONFIG)
         }
     }
 }
 
-async fn run(args: Args) -> Result<(), StartError> {
+async fn run(args: Args) -> anyhow::Result<()> {
     let mut config = match &args.config {
-        Some(file) => Config::from_file(file)?,
+        Some(file) => Config::from_file(file).map_err(StartError::from)?,
         None => Config::default(),
     };
     if let Some(listen) = args.listen {
         config.listen = listen;
     }
     config.insecure |= args.insecure;
+    let mut signals = StopSignals::catch()?;
     let server = Server::start(config).await?;
     greet(&server);
-    wait_for_signal().await;
+    signals.next().await;
     tracing::info!("stopping: running streams may end; a second signal ends them at once");
     tokio::select! {
         () = server.shutdown() => {}
-        () = wait_for_signal() => {}
+        () = signals.next() => {}
     }
     Ok(())
 }
@@ -103,21 +105,6 @@ fn greet(server: &Running) {
     eprintln!("tunnel-server listens on {}", server.addr());
     eprintln!("  try   tunnel tcp 127.0.0.1:3000 --server {url}");
     eprintln!("  or    grpcurl -plaintext -d '{{}}' {} tunnel.v1.Tunnel/OpenTunnel", url.trim_start_matches("http://"));
-}
-
-#[cfg(unix)]
-async fn wait_for_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
-    }
-}
-
-#[cfg(not(unix))]
-async fn wait_for_signal() {
-    let _ = tokio::signal::ctrl_c().await;
 }
 
 fn log(format: LogFormat) {
@@ -131,23 +118,9 @@ fn log(format: LogFormat) {
     }
 }
 
-/// The error and its causes, once, at the edge.
-fn complain(error: &dyn std::error::Error) {
-    eprint!("tunnel-server: {error}");
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        eprint!(": {error}");
-        cause = error.source();
-    }
-    eprintln!();
-}
-
-fn exit_code(error: &StartError) -> ExitCode {
-    match error {
-        StartError::Config(
-            ConfigError::Unreadable { .. } | ConfigError::Malformed { .. } | ConfigError::Impossible { .. },
-        )
-        | StartError::NoDefault(_) => ExitCode::from(BAD_CONFIG),
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    match error.downcast_ref::<StartError>() {
+        Some(StartError::Config(_) | StartError::NoDefault(_)) => ExitCode::from(BAD_CONFIG),
         _ => ExitCode::FAILURE,
     }
 }

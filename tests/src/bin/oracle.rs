@@ -56,7 +56,7 @@ struct Args {
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
-    tunnel_backends::descriptors::raise_limit();
+    tunnel_backends::process::raise_descriptor_limit();
     let origin = args.origin.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
     let mut orders = args.orders();
     let oracle = Oracle::listen(orders.clone(), origin)?;
