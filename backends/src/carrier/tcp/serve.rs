@@ -129,13 +129,10 @@ impl DialIns {
 }
 
 /// To whoever claims it; one that died in the queue, or that nobody waits for any more, is reset.
-fn hand_over(socket: TcpStream, claimant: Option<oneshot::Sender<TcpStream>>) {
+fn hand_over(socket: TcpStream, claimant: Option<Claimant>) {
     match claimant {
-        Some(claimant) if look(&socket) != Look::Dead => {
-            if let Err(socket) = claimant.send(socket) {
-                sockets::reset(socket);
-            }
-        }
+        // Given back, or lost with a claimant that has just given up, it is reset as well.
+        Some(claimant) if look(&socket) != Look::Dead => drop(claimant.send(Claimed(Some(socket)))),
         _ => sockets::reset(socket),
     }
 }
@@ -143,12 +140,12 @@ fn hand_over(socket: TcpStream, claimant: Option<oneshot::Sender<TcpStream>>) {
 /// A dial-in that waits for a client: a session with room for one stream. Its socket stays with the task that watches over
 /// it and is claimed from there.
 struct TcpSession {
-    claim: Mutex<Option<oneshot::Sender<oneshot::Sender<TcpStream>>>>,
+    claim: Mutex<Option<oneshot::Sender<Claimant>>>,
     proxy_protocol: bool,
 }
 
 impl TcpSession {
-    fn new(proxy_protocol: bool) -> (Self, oneshot::Receiver<oneshot::Sender<TcpStream>>) {
+    fn new(proxy_protocol: bool) -> (Self, oneshot::Receiver<Claimant>) {
         let (claim, claims) = oneshot::channel();
         (Self { claim: Mutex::new(Some(claim)), proxy_protocol }, claims)
     }
@@ -157,7 +154,28 @@ impl TcpSession {
         let claim = self.claim.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         let (reply, socket) = oneshot::channel();
         claim.send(reply).ok()?;
-        socket.await.ok()
+        socket.await.ok()?.take()
+    }
+}
+
+/// Who waits for a dial-in.
+type Claimant = oneshot::Sender<Claimed>;
+
+/// A dial-in on its way to its claimant. Its agent may have noticed: if it never gets there it is reset, and not closed as
+/// if a client had come and gone.
+struct Claimed(Option<TcpStream>);
+
+impl Claimed {
+    fn take(mut self) -> Option<TcpStream> {
+        self.0.take()
+    }
+}
+
+impl Drop for Claimed {
+    fn drop(&mut self) {
+        if let Some(socket) = self.0.take() {
+            sockets::reset(socket);
+        }
     }
 }
 
@@ -235,4 +253,25 @@ fn look(socket: &TcpStream) -> Look {
 
 fn peeked(socket: &TcpStream) -> io::Result<usize> {
     SockRef::from(socket).peek(&mut [MaybeUninit::uninit(); 1])
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_dial_in_that_is_lost_on_its_way_to_its_claimant_is_reset() {
+        let listener = sockets::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let mut agent = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (socket, _) = listener.accept().await.unwrap();
+        let (claimant, claimed) = oneshot::channel();
+
+        hand_over(socket, Some(claimant));
+        drop(claimed);
+
+        let heard = agent.read(&mut [0]).await.map_err(|error| error.kind());
+        assert_eq!(heard, Err(io::ErrorKind::ConnectionReset));
+    }
 }
