@@ -19,6 +19,7 @@ use tunnel_backends::{
 pub struct TunnelStream {
     io: BoxDuplex,
     client_addr: SocketAddr,
+    public_addr: SocketAddr,
     /// The tunnel is closed only after the last of them.
     _open: TaskTrackerToken,
 }
@@ -32,12 +33,17 @@ pub struct Peer {
 
 impl TunnelStream {
     pub(crate) fn new(dialled: Dialled, open: TaskTrackerToken) -> Self {
-        Self { io: dialled.io, client_addr: dialled.client_addr, _open: open }
+        Self { io: dialled.io, client_addr: dialled.client_addr, public_addr: dialled.public_addr, _open: open }
     }
 
     /// Where the client came from, as the tunnel server saw it.
     pub fn client_addr(&self) -> SocketAddr {
         self.client_addr
+    }
+
+    /// Where the client connected to: the tunnel server's side of its connection.
+    pub fn public_addr(&self) -> SocketAddr {
+        self.public_addr
     }
 
     /// Ends it so that the client sees a reset.

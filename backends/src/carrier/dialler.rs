@@ -22,6 +22,8 @@ pub struct Dialled {
     pub io: BoxDuplex,
     /// Where the client comes from.
     pub client_addr: SocketAddr,
+    /// Where it connected to.
+    pub public_addr: SocketAddr,
 }
 
 /// Why a dial-in brought no client. It tells the agent what to do next.

@@ -134,7 +134,7 @@ pub async fn echo(mut stream: AgentStream) {
 async fn keep_dialling(dialler: Arc<dyn Dialler>, uri: TunnelUri, taken: mpsc::Sender<AgentStream>) {
     loop {
         match dialler.dial(&uri, Box::new(|| {})).await {
-            Ok(Dialled { io, client_addr }) => {
+            Ok(Dialled { io, client_addr, .. }) => {
                 let stream = AgentStream { io, client_addr, closes: false };
                 if taken.send(stream).await.is_err() {
                     return;

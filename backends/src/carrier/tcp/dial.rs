@@ -1,7 +1,7 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use async_trait::async_trait;
-use proxy_header::{ParseConfig, ProxyHeader};
+use proxy_header::{ParseConfig, ProxiedAddress, ProxyHeader};
 use tokio::{
     io::AsyncReadExt,
     net::{TcpStream, lookup_host},
@@ -31,8 +31,8 @@ impl Dialler for TcpDialler {
     async fn dial(&self, uri: &TunnelUri, connected: Box<dyn FnOnce() + Send>) -> Result<Dialled, DialError> {
         let mut socket = self.connect(uri).await?;
         connected();
-        let client_addr = read_header(&mut socket).await?;
-        Ok(Dialled { io: Box::new(socket), client_addr })
+        let ProxiedAddress { source, destination, .. } = read_header(&mut socket).await?;
+        Ok(Dialled { io: Box::new(socket), client_addr: source, public_addr: destination })
     }
 }
 
@@ -60,7 +60,7 @@ impl TcpDialler {
 
 /// Waits, for as long as it takes, for the header with which the server gives this dial-in a client; reads it and not a
 /// byte more. Once it has begun it must be over within [`HEADER`].
-async fn read_header(socket: &mut TcpStream) -> Result<SocketAddr, DialError> {
+async fn read_header(socket: &mut TcpStream) -> Result<ProxiedAddress, DialError> {
     socket.readable().await.map_err(DialError::Refused)?;
     match tokio::time::timeout(HEADER, read_begun_header(socket)).await {
         Ok(read) => read,
@@ -68,7 +68,7 @@ async fn read_header(socket: &mut TcpStream) -> Result<SocketAddr, DialError> {
     }
 }
 
-async fn read_begun_header(socket: &mut TcpStream) -> Result<SocketAddr, DialError> {
+async fn read_begun_header(socket: &mut TcpStream) -> Result<ProxiedAddress, DialError> {
     let mut header = vec![0; FIXED];
     socket.read_exact(&mut header).await.map_err(DialError::Refused)?;
     let rest = usize::from(u16::from_be_bytes([header[14], header[15]]));
@@ -79,8 +79,7 @@ async fn read_begun_header(socket: &mut TcpStream) -> Result<SocketAddr, DialErr
     socket.read_exact(&mut header[FIXED..]).await.map_err(DialError::Refused)?;
     let (header, _) = ProxyHeader::parse(&header, ParseConfig::default())
         .map_err(|_| DialError::Protocol("its PROXY header is malformed"))?;
-    let address = header.proxied_address().ok_or(DialError::Protocol("its PROXY header names no client"))?;
-    Ok(address.source)
+    header.proxied_address().cloned().ok_or(DialError::Protocol("its PROXY header names no client"))
 }
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
