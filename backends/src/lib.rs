@@ -28,6 +28,8 @@ mod lease;
 #[cfg(feature = "serve")]
 pub mod ports;
 #[cfg(feature = "serve")]
+pub mod session;
+#[cfg(feature = "serve")]
 pub mod sessions;
 #[cfg(feature = "serve")]
 pub mod tcp;

@@ -276,7 +276,7 @@ impl Relay<'_> {
             if silence >= limit {
                 return Poll::Ready(Stop::Stalled);
             }
-            if let Some(end) = aborted_unheard(&mut self.ends, &self.flows) {
+            if let Some(end) = aborted_unheard(cx, &mut self.ends, &self.flows) {
                 return Poll::Ready(Stop::Unheard(end));
             }
         }
@@ -322,10 +322,10 @@ impl Stall {
 ///
 /// An end that we have finished towards is not asked: it may have finished too, unread, and where our end crosses its own
 /// a reset that comes after both looks like any other. `unread` takes care of it.
-fn aborted_unheard(ends: &mut [&mut dyn Duplex; 2], flows: &[Flow<'_>; 2]) -> Option<usize> {
+fn aborted_unheard(cx: &mut Context<'_>, ends: &mut [&mut dyn Duplex; 2], flows: &[Flow<'_>; 2]) -> Option<usize> {
     (0..2).find(|&end| {
         let is_unread = flows[end].state == FlowState::Copying && flows[end].holds_bytes();
-        is_unread && !flows[1 - end].source_finished() && ends[end].has_aborted()
+        is_unread && !flows[1 - end].source_finished() && ends[end].has_aborted(cx)
     })
 }
 

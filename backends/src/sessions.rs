@@ -9,29 +9,12 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use async_trait::async_trait;
 use tokio::sync::{Semaphore, watch};
 
-use crate::{relay::BoxDuplex, uplink::ClientInfo};
-
-/// One live agent connection. Its carrier makes it and keeps it among the tunnel's sessions for as long as it lives.
-#[async_trait]
-pub trait Session: Send + Sync + 'static {
-    /// Opens a stream for a client. Called by the uplink, at most [`room`](Self::room) times at once.
-    ///
-    /// It does not wait for the agent's answer: the client's first bytes go with the opening. An error means that this
-    /// session opens no more streams and that nothing reached the agent: the uplink goes on to the next session. Dropping
-    /// the future must not lose a stream that the agent may have noticed: it is aborted.
-    async fn open(&self, client: &ClientInfo) -> Result<BoxDuplex, SessionGone>;
-
-    /// How many streams at once.
-    fn room(&self) -> usize;
-}
-
-/// The session can open no more streams.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the agent's connection is gone")]
-pub struct SessionGone;
+use crate::{
+    session::{BoxStream, Session, SessionGone},
+    uplink::ClientInfo,
+};
 
 /// The sessions of one tunnel. Shared by its carrier, which adds them, and its uplink, which takes places in them.
 pub(crate) struct Sessions {
@@ -40,6 +23,8 @@ pub(crate) struct Sessions {
     /// the client that has waited longest is served first.
     places: Semaphore,
     presence: watch::Sender<Presence>,
+    /// Moves when a place becomes free, for whoever cannot use just any.
+    freed: watch::Sender<()>,
 }
 
 #[derive(Default)]
@@ -72,6 +57,7 @@ impl Sessions {
             state: Mutex::default(),
             places: Semaphore::new(0),
             presence: watch::Sender::new(Presence::default()),
+            freed: watch::Sender::new(()),
         })
     }
 
@@ -85,6 +71,7 @@ impl Sessions {
         self.show_presence(&state, Some(agent));
         drop(state);
         self.places.add_permits(room);
+        self.freed.send_replace(());
         Membership { sessions: self.clone(), key }
     }
 
@@ -94,10 +81,26 @@ impl Sessions {
             // The semaphore lives as long as we do and is never closed.
             let Ok(permit) = self.places.acquire().await else { return std::future::pending().await };
             permit.forget();
-            if let Some(place) = self.pick() {
+            if let Some(place) = self.pick(&[]) {
                 return place;
             }
             // The place went with its session, after the permit was ours.
+        }
+    }
+
+    /// Waits for a place in a session that is none of these, and takes it. Whoever waits in [`take`](Self::take) goes first.
+    pub(crate) async fn take_other(self: &Arc<Self>, tried: &[u64]) -> Place {
+        let mut freed = self.freed.subscribe();
+        loop {
+            freed.mark_unchanged();
+            if let Ok(permit) = self.places.try_acquire()
+                && let Some(place) = self.pick(tried)
+            {
+                permit.forget();
+                return place;
+            }
+            // The sender lives as long as we do.
+            let _ = freed.changed().await;
         }
     }
 
@@ -116,9 +119,9 @@ impl Sessions {
         (open, state.streams)
     }
 
-    fn pick(self: &Arc<Self>) -> Option<Place> {
+    fn pick(self: &Arc<Self>, tried: &[u64]) -> Option<Place> {
         let mut state = self.lock();
-        let member = state.least_used()?;
+        let member = state.least_used(tried)?;
         member.used += 1;
         let (key, session) = (member.key, member.session.clone());
         state.streams += 1;
@@ -140,6 +143,7 @@ impl Sessions {
         if let Some(member) = state.members.iter_mut().find(|member| member.key == key) {
             member.used -= 1;
             self.places.add_permits(1);
+            self.freed.send_replace(());
         }
         self.show_presence(&state, None);
     }
@@ -167,9 +171,12 @@ impl Sessions {
 
 impl State {
     /// The first unused session is as good as any, which makes this quick where each session serves one client.
-    fn least_used(&mut self) -> Option<&mut Member> {
+    fn least_used(&mut self, tried: &[u64]) -> Option<&mut Member> {
         let mut best: Option<usize> = None;
         for (index, member) in self.members.iter().enumerate() {
+            if tried.contains(&member.key) {
+                continue;
+            }
             if member.used < member.session.room() && best.is_none_or(|b| member.used < self.members[b].used) {
                 best = Some(index);
                 if member.used == 0 {
@@ -210,12 +217,17 @@ pub(crate) struct Place {
 
 impl Place {
     /// Opens the stream. A session that cannot is not asked again.
-    pub(crate) async fn open(&self, client: &ClientInfo) -> Result<BoxDuplex, SessionGone> {
+    pub(crate) async fn open(&self, client: &ClientInfo) -> Result<BoxStream, SessionGone> {
         let opened = self.session.open(client).await;
         if opened.is_err() {
             self.sessions.leave(self.key);
         }
         opened
+    }
+
+    /// Names the session, for [`take_other`](Sessions::take_other).
+    pub(crate) fn session_key(&self) -> u64 {
+        self.key
     }
 }
 
@@ -229,6 +241,7 @@ impl Drop for Place {
 mod tests {
     use std::time::Duration;
 
+    use async_trait::async_trait;
     use tokio::time::timeout;
 
     use super::*;
@@ -237,7 +250,7 @@ mod tests {
 
     #[async_trait]
     impl Session for Idle {
-        async fn open(&self, _: &ClientInfo) -> Result<BoxDuplex, SessionGone> {
+        async fn open(&self, _: &ClientInfo) -> Result<BoxStream, SessionGone> {
             Err(SessionGone)
         }
 

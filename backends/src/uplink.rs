@@ -1,24 +1,29 @@
 //! A tunnel's way to its agents: what fronts call to get a stream for a client, whatever the carrier.
 
+mod opening;
+
 use std::{
     collections::HashMap,
     fmt,
+    future::poll_fn,
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tunnel_api::{StreamEnd, What};
 
+use self::opening::Opening;
 use crate::{
     events::TunnelNews,
-    relay::{BoxDuplex, Duplex, Progress, RelayEnd, RelayTimes, Side, relay},
-    sessions::{Membership, Place, Presence, Session, Sessions},
+    relay::{Duplex, Progress, RelayEnd, RelayTimes, Side, relay},
+    session::{BoxStream, Session},
+    sessions::{Membership, Place, Presence, Sessions},
 };
 
 /// A client, as the agent may be told of it.
@@ -129,12 +134,14 @@ impl Uplink {
     ///
     /// Dropping the future gives up the place in the queue.
     pub async fn connect(&self, client: ClientInfo) -> Result<OpenStream, NoStream> {
+        let deadline = Instant::now() + self.0.terms.client_wait;
         tokio::select! {
             biased;
             () = self.retired() => Err(NoStream::Retired),
-            opened = timeout(self.0.terms.client_wait, self.open_somewhere(&client)) => {
-                let (io, place) = opened.map_err(|_| NoStream::NoAgent)?;
-                Ok(OpenStream::new(self.clone(), client, io, place))
+            opened = timeout_at(deadline, self.open_somewhere(&client)) => {
+                let opened = opened.map_err(|_| NoStream::NoAgent)?;
+                let opening = Opening::new(opened, client, self.0.sessions.clone(), deadline);
+                Ok(OpenStream::new(self.clone(), client, opening))
             }
         }
     }
@@ -144,7 +151,7 @@ impl Uplink {
         self.0.retired.cancelled().await;
     }
 
-    async fn open_somewhere(&self, client: &ClientInfo) -> (BoxDuplex, Place) {
+    async fn open_somewhere(&self, client: &ClientInfo) -> (BoxStream, Place) {
         loop {
             let place = self.0.sessions.take().await;
             if let Ok(io) = place.open(client).await {
@@ -214,8 +221,7 @@ pub(crate) struct UplinkCounts {
 
 /// A stream that was opened for a client, to be relayed.
 pub struct OpenStream {
-    io: BoxDuplex,
-    place: Place,
+    opening: Opening,
     client: ClientInfo,
     account: Account,
     since: Instant,
@@ -235,30 +241,49 @@ impl Drop for Account {
 }
 
 impl OpenStream {
-    fn new(uplink: Uplink, client: ClientInfo, io: BoxDuplex, place: Place) -> Self {
+    fn new(uplink: Uplink, client: ClientInfo, opening: Opening) -> Self {
         if uplink.0.terms.single_use {
             uplink.retire();
         }
         let (number, progress) = uplink.0.totals.begin();
         uplink.0.news.tell(|| What::ClientConnected { stream: number, client: client.client_addr });
-        Self { io, place, client, account: Account { uplink, number, progress }, since: Instant::now() }
+        Self { opening, client, account: Account { uplink, number, progress }, since: Instant::now() }
     }
 
-    /// Relays until the stream ends, and reports how it did.
-    pub async fn relay(self, client: impl Duplex) -> RelayEnd {
-        let Account { uplink, number, progress } = &self.account;
-        let inner = &*uplink.0;
-        let end = relay(client, self.io, progress, &inner.terms.relay, &inner.ended).await;
-        inner.news.tell(|| What::ClientEnded {
-            stream: *number,
-            client: self.client.client_addr,
-            end: stream_end(end),
-            bytes_to_agent: progress.to_agent(),
-            bytes_to_client: progress.to_client(),
-            duration: self.since.elapsed(),
-        });
-        drop(self.place);
-        end
+    /// Relays until the stream ends, and reports how it did. Returns when its place is free again.
+    pub async fn relay(self, client: impl Duplex) {
+        let Self { opening, client: who, account, since } = self;
+        let inner = &*account.uplink.0;
+        let run = async |stream: &mut dyn Duplex| {
+            let end = relay(client, stream, &account.progress, &inner.terms.relay, &inner.ended).await;
+            inner.news.tell(|| What::ClientEnded {
+                stream: account.number,
+                client: who.client_addr,
+                end: stream_end(end),
+                bytes_to_agent: account.progress.to_agent(),
+                bytes_to_client: account.progress.to_client(),
+                duration: since.elapsed(),
+            });
+            tracing::debug!(tunnel.id = %inner.news.id(), client.addr = %who.client_addr, ?end, "stream ended");
+        };
+        // Where nobody has to be asked, the relay has the connection itself.
+        match opening.settle() {
+            Ok((mut stream, _place)) => {
+                run(&mut stream).await;
+                inner.unless_ended(poll_fn(|cx| stream.poll_gone(cx))).await;
+            }
+            Err(mut opening) => {
+                run(&mut opening).await;
+                inner.unless_ended(poll_fn(|cx| opening.poll_gone(cx))).await;
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// A stream may take its time to go. When the tunnel is over nobody waits for it.
+    async fn unless_ended(&self, gone: impl Future<Output = ()>) {
+        self.ended.run_until_cancelled(gone).await;
     }
 }
 

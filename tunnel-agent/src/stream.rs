@@ -116,8 +116,8 @@ impl Duplex for TunnelStream {
         self.io.poll_sent(cx)
     }
 
-    fn has_aborted(&mut self) -> bool {
-        self.io.has_aborted()
+    fn has_aborted(&mut self, cx: &mut Context<'_>) -> bool {
+        self.io.has_aborted(cx)
     }
 
     fn abort_on_drop(&mut self) {

@@ -109,8 +109,7 @@ async fn serve(socket: TcpStream, client: ClientInfo, uplink: Uplink, place: Own
         }
     };
     drop(place);
-    let end = stream.relay(socket).await;
-    tracing::debug!(client.addr = %client.client_addr, ?end, "stream ended");
+    stream.relay(socket).await;
 }
 
 /// A client that gives up while it waits must not cost a dial-in. (One that has sent its end only may still want to hear.)

@@ -27,7 +27,9 @@ pub trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {
     /// Whether the peer is known to have aborted, however much of what it said before is unread: asked where that is not read
     /// because nobody takes it. A peer that has finished has not. After a yes nothing more is read or written. A stream that
     /// cannot tell says no, and its abort then waits for `unread`; one that wraps another passes the question on.
-    fn has_aborted(&mut self) -> bool {
+    ///
+    /// The context is that of the relay's task, for streams whose questions would otherwise displace its waker.
+    fn has_aborted(&mut self, _cx: &mut Context<'_>) -> bool {
         false
     }
 
@@ -44,7 +46,7 @@ impl Duplex for TcpStream {
         sent::poll(self, cx)
     }
 
-    fn has_aborted(&mut self) -> bool {
+    fn has_aborted(&mut self, _: &mut Context<'_>) -> bool {
         // This consumes the error: EPIPE, a reset after a FIN, comes back at every write, and nobody waits for another.
         matches!(self.take_error(), Ok(Some(error)) if error.kind() != io::ErrorKind::BrokenPipe)
     }
@@ -108,6 +110,24 @@ mod sent {
 /// A stream whose kind is known at run time only.
 pub type BoxDuplex = Box<dyn Duplex>;
 
+impl<D: Duplex + ?Sized> Duplex for &mut D {
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        (**self).poll_readable(cx)
+    }
+
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        (**self).poll_sent(cx)
+    }
+
+    fn has_aborted(&mut self, cx: &mut Context<'_>) -> bool {
+        (**self).has_aborted(cx)
+    }
+
+    fn abort_on_drop(&mut self) {
+        (**self).abort_on_drop();
+    }
+}
+
 impl<D: Duplex + ?Sized> Duplex for Box<D> {
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         (**self).poll_readable(cx)
@@ -117,8 +137,8 @@ impl<D: Duplex + ?Sized> Duplex for Box<D> {
         (**self).poll_sent(cx)
     }
 
-    fn has_aborted(&mut self) -> bool {
-        (**self).has_aborted()
+    fn has_aborted(&mut self, cx: &mut Context<'_>) -> bool {
+        (**self).has_aborted(cx)
     }
 
     fn abort_on_drop(&mut self) {

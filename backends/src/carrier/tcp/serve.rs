@@ -22,8 +22,7 @@ use crate::{
     hosts::Advertised,
     lease::Lease,
     ports::{Choice, PortPool},
-    relay::BoxDuplex,
-    sessions::{Session, SessionGone},
+    session::{BoxStream, Session, SessionGone},
     sockets,
     uplink::{ClientInfo, Uplink},
 };
@@ -181,7 +180,7 @@ impl Drop for Claimed {
 
 #[async_trait]
 impl Session for TcpSession {
-    async fn open(&self, client: &ClientInfo) -> Result<BoxDuplex, SessionGone> {
+    async fn open(&self, client: &ClientInfo) -> Result<BoxStream, SessionGone> {
         let mut socket = self.claim().await.ok_or(SessionGone)?;
         if self.proxy_protocol {
             // The first bytes on a fresh socket: they fit its buffer, so this does not wait.

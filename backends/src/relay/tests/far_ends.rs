@@ -276,8 +276,8 @@ impl Duplex for Near {
         self.socket.poll_sent(cx)
     }
 
-    fn has_aborted(&mut self) -> bool {
-        self.socket.has_aborted()
+    fn has_aborted(&mut self, cx: &mut Context<'_>) -> bool {
+        self.socket.has_aborted(cx)
     }
 
     fn abort_on_drop(&mut self) {

@@ -257,7 +257,7 @@ impl Duplex for End {
         Poll::Ready(())
     }
 
-    fn has_aborted(&mut self) -> bool {
+    fn has_aborted(&mut self, _: &mut Context<'_>) -> bool {
         let mut past = self.past();
         past.has_aborted |= self.aborts_at.is_some_and(|at| at <= Instant::now());
         past.has_aborted

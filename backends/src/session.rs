@@ -1,0 +1,71 @@
+//! One live agent connection and its streams, as the uplink sees them: what every carrier brings.
+
+use std::{
+    io,
+    task::{Context, Poll},
+};
+
+use async_trait::async_trait;
+use tokio::net::TcpStream;
+
+use crate::{relay::Duplex, uplink::ClientInfo};
+
+/// One live agent connection. Its carrier makes it and keeps it among the tunnel's sessions for as long as it lives.
+#[async_trait]
+pub trait Session: Send + Sync + 'static {
+    /// Opens a stream for a client. Called by the uplink, at most [`room`](Self::room) times at once.
+    ///
+    /// It does not wait for the agent's answer: the client's first bytes go with the opening. An error means that this
+    /// session opens no more streams and that nothing reached the agent: the uplink goes on to the next session. Dropping
+    /// the future must not lose a stream that the agent may have noticed: it is aborted.
+    async fn open(&self, client: &ClientInfo) -> Result<BoxStream, SessionGone>;
+
+    /// How many streams at once.
+    fn room(&self) -> usize;
+}
+
+/// The session can open no more streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the agent's connection is gone")]
+pub struct SessionGone;
+
+/// A stream from its opening on.
+pub trait SessionStream: Duplex {
+    /// Ready once the agent has taken the client, or has not. Until then it can be written to, and not read from.
+    fn poll_accepted(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Declined>>;
+
+    /// Ready once it takes up no place in its session any more. Asked when the relay is done with it; what has not ended by
+    /// then, or is to be [aborted](Duplex::abort_on_drop), is aborted here.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+/// A stream of a session whose kind is known at run time only.
+pub type BoxStream = Box<dyn SessionStream>;
+
+/// Why an agent has not taken a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Declined {
+    /// It certainly did nothing with it: another session may be tried.
+    #[error("the agent did not look at the client")]
+    Untouched,
+    /// It would not or could not, or is gone: nobody knows what it did.
+    #[error("the agent refused the client")]
+    Refused,
+}
+
+impl From<Declined> for io::Error {
+    fn from(declined: Declined) -> Self {
+        Self::new(io::ErrorKind::ConnectionReset, declined)
+    }
+}
+
+/// A connection of its own: nobody is asked, and when it closes it is gone.
+impl SessionStream for TcpStream {
+    fn poll_accepted(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Declined>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_gone(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+}

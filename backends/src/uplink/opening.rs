@@ -1,0 +1,233 @@
+//! A stream that an agent has yet to take.
+//!
+//! The client's first bytes go out with the opening, without waiting for the answer; what went out is also kept, so that
+//! another session can be tried where the first one certainly did nothing with it. When [`EARLY`] bytes are kept, no more are
+//! taken from the client until the agent has answered.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use futures_util::{future::BoxFuture, task::noop_waker_ref};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, timeout_at},
+};
+
+use super::ClientInfo;
+use crate::{
+    relay::Duplex,
+    session::{BoxStream, Declined},
+    sessions::{Place, Sessions},
+};
+
+/// A stream somewhere, and its place there.
+type Opened = (BoxStream, Place);
+
+/// A stream for a client, from its opening on, wherever it ends up.
+pub(super) struct Opening {
+    stage: Stage,
+    /// What the client has said, until the agent takes it.
+    said: Vec<u8>,
+    /// How much of that has been written to the present stream.
+    written: usize,
+    /// The client has said all it will.
+    finished: bool,
+    /// The present stream has been told so.
+    told: bool,
+    client: ClientInfo,
+    sessions: Arc<Sessions>,
+    tried: Vec<u64>,
+    /// For finding another session.
+    deadline: Instant,
+}
+
+enum Stage {
+    Offered(Opened),
+    Choosing(BoxFuture<'static, Option<Opened>>),
+    Accepted(Opened),
+    Failed,
+}
+
+impl Opening {
+    pub(super) fn new(opened: Opened, client: ClientInfo, sessions: Arc<Sessions>, deadline: Instant) -> Self {
+        Self {
+            stage: Stage::Offered(opened),
+            said: Vec::new(),
+            written: 0,
+            finished: false,
+            told: false,
+            client,
+            sessions,
+            tried: Vec::new(),
+            deadline,
+        }
+    }
+
+    /// The stream itself, if the agent has taken the client already.
+    pub(super) fn settle(mut self) -> Result<Opened, Self> {
+        // Whoever has to wait for the answer asks again.
+        let answer = self.poll_answered(&mut Context::from_waker(noop_waker_ref()));
+        match (answer, self.stage) {
+            (Poll::Ready(Ok(())), Stage::Accepted(opened)) => Ok(opened),
+            (_, stage) => {
+                self.stage = stage;
+                Err(self)
+            }
+        }
+    }
+
+    /// Ready once an agent has taken the client, or none will.
+    fn poll_answered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let next = match &mut self.stage {
+                Stage::Accepted(_) => return Poll::Ready(Ok(())),
+                Stage::Failed => return Poll::Ready(Err(Declined::Refused.into())),
+                Stage::Choosing(choosing) => match ready!(choosing.as_mut().poll(cx)) {
+                    Some(opened) => Stage::Offered(opened),
+                    None => Stage::Failed,
+                },
+                Stage::Offered((stream, _)) => match ready!(stream.poll_accepted(cx)) {
+                    Ok(()) => {
+                        let Stage::Offered(opened) = std::mem::replace(&mut self.stage, Stage::Failed) else { continue };
+                        Stage::Accepted(opened)
+                    }
+                    Err(Declined::Refused) => Stage::Failed,
+                    Err(Declined::Untouched) => self.choose_another(),
+                },
+            };
+            self.stage = next;
+        }
+    }
+
+    fn choose_another(&mut self) -> Stage {
+        if let Stage::Offered((_, place)) = &self.stage {
+            self.tried.push(place.session_key());
+        }
+        (self.written, self.told) = (0, false);
+        let (client, sessions, tried) = (self.client, self.sessions.clone(), self.tried.clone());
+        let another = async move {
+            loop {
+                let place = sessions.take_other(&tried).await;
+                if let Ok(stream) = place.open(&client).await {
+                    return (stream, place);
+                }
+            }
+        };
+        let deadline = self.deadline;
+        Stage::Choosing(Box::pin(async move { timeout_at(deadline, another).await.ok() }))
+    }
+
+    /// Gets what is kept to where it belongs now.
+    fn poll_caught_up(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let is_accepted = matches!(self.stage, Stage::Accepted(_));
+            let (Stage::Offered((stream, _)) | Stage::Accepted((stream, _))) = &mut self.stage else {
+                return self.poll_answered(cx).map_ok(|()| ());
+            };
+            let stream = Pin::new(&mut **stream);
+            let step = if self.written < self.said.len() {
+                ready!(stream.poll_write(cx, &self.said[self.written..])).map(|written| self.written += written)
+            } else if self.finished && !self.told {
+                ready!(stream.poll_shutdown(cx)).map(|()| self.told = true)
+            } else {
+                if is_accepted {
+                    (self.said, self.written) = (Vec::new(), 0);
+                }
+                return Poll::Ready(Ok(()));
+            };
+            match step {
+                Ok(()) => {}
+                Err(error) if is_accepted => return Poll::Ready(Err(error)),
+                // The agent has said no, which is heard as an answer.
+                Err(_) => ready!(self.poll_answered(cx))?,
+            }
+        }
+    }
+
+    fn stream(&mut self) -> Option<&mut BoxStream> {
+        match &mut self.stage {
+            Stage::Offered((stream, _)) | Stage::Accepted((stream, _)) => Some(stream),
+            Stage::Choosing(_) | Stage::Failed => None,
+        }
+    }
+
+    /// As [`SessionStream::poll_gone`].
+    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.stream().map_or(Poll::Ready(()), |stream| stream.poll_gone(cx))
+    }
+}
+
+impl AsyncRead for Opening {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_readable(cx))?;
+        self.stream().map_or(Poll::Pending, |stream| Pin::new(stream).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Opening {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let answer = self.poll_answered(cx)?;
+        ready!(self.poll_caught_up(cx))?;
+        if answer.is_ready() {
+            return self.stream().map_or(Poll::Pending, |stream| Pin::new(stream).poll_write(cx, buf));
+        }
+        let some = buf.len().min(EARLY - self.said.len());
+        if some == 0 {
+            return Poll::Pending;
+        }
+        self.said.extend_from_slice(&buf[..some]);
+        // Kept is as good as written: it goes out now, or as soon as it can.
+        match self.poll_caught_up(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            _ => Poll::Ready(Ok(some)),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.finished = true;
+        self.poll_caught_up(cx)
+    }
+}
+
+impl Duplex for Opening {
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let answer = self.poll_answered(cx)?;
+        // Reading drives it too: while the client is silent nothing is written.
+        let _ = self.poll_caught_up(cx)?;
+        ready!(answer);
+        self.stream().map_or(Poll::Pending, |stream| stream.poll_readable(cx))
+    }
+
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if ready!(self.poll_caught_up(cx)).is_err() {
+            return Poll::Ready(());
+        }
+        self.stream().map_or(Poll::Ready(()), |stream| stream.poll_sent(cx))
+    }
+
+    fn has_aborted(&mut self, cx: &mut Context<'_>) -> bool {
+        match &mut self.stage {
+            Stage::Accepted((stream, _)) => stream.has_aborted(cx),
+            Stage::Failed => true,
+            // Where it has not been taken it is asked for an answer with every write and read.
+            Stage::Offered(_) | Stage::Choosing(_) => false,
+        }
+    }
+
+    fn abort_on_drop(&mut self) {
+        if let Some(stream) = self.stream() {
+            stream.abort_on_drop();
+        }
+    }
+}
+
+/// What a client may say before an agent has taken it.
+const EARLY: usize = 16 * 1024;
