@@ -1,11 +1,17 @@
 //! How agents dial in: one file a wire, both ends of it side by side.
 
+pub mod ptth;
 pub mod tcp;
 
+mod declined;
+pub use declined::Declined;
+
+#[cfg(feature = "dial")]
+mod connect;
 #[cfg(feature = "dial")]
 mod dialler;
 #[cfg(feature = "dial")]
-pub use dialler::{DialError, Dialled, Dialler, dialler_for};
+pub use dialler::{Answer, ClientsPerDialIn, DialError, Dialler, Incoming, Offer, dialler_for};
 
 #[cfg(feature = "serve")]
 mod admission;

@@ -68,6 +68,7 @@ impl Default for Times {
 impl TunnelBackend for Composed {
     async fn open_tunnel(&self, caller: &Caller, request: OpenTunnel) -> Result<OpenedTunnel, TunnelError> {
         self.tunnels.check_not_draining()?;
+        let request = self.without_what_makes_no_difference(request);
         self.check(&request)?;
         let Some(name) = &request.name else { return self.open_new(caller, request).await };
 
@@ -116,10 +117,11 @@ impl Composed {
             };
             let news = self.tunnels.news(about);
             let uplink = Uplink::new(self.uplink_terms(&request), news.clone());
-            let dial_from = DialFrom::new(networks(caller, &request));
+            let dial_from = DialFrom::new(self.networks(caller, &request));
 
             let (address, published) = front.publish(caller, &request.address, uplink.clone()).await?;
             let admission = Admission {
+                id: news.id(),
                 dial_from: dial_from.clone(),
                 connections,
                 single_use: self.is_single_use(&request),
@@ -128,7 +130,7 @@ impl Composed {
             };
             let (uri, admitted) = self.carrier.admit(caller, admission, uplink.clone())?;
 
-            let terms = Terms::of(request.clone(), connections);
+            let terms = Terms::of(request.clone());
             let tunnel = Tunnel::new(news, (uri, address), terms, dial_from, self.lifetime(&request), uplink);
             let opened = tunnel.opened();
             match self.tunnels.add(Arc::new(tunnel), vec![admitted, published]) {
@@ -142,12 +144,19 @@ impl Composed {
     /// The same tunnel again. Its owner has shown up, so its time starts anew, and if whoever may dial in is the owner
     /// itself, it is from where the owner is now.
     fn open_again(&self, tunnel: &Tunnel, caller: &Caller, request: OpenTunnel) -> Result<OpenedTunnel, TunnelError> {
-        let pin = networks(caller, &request);
-        let connections = connections(&request);
-        tunnel.check_same(&self.name, &Terms::of(request, connections))?;
+        let pin = self.networks(caller, &request);
+        tunnel.check_same(&self.name, &Terms::of(request))?;
         tunnel.dial_from.replace(pin);
         tunnel.uplink.touch();
         Ok(tunnel.opened())
+    }
+
+    /// So that two requests which differ in nothing else are for the same tunnel.
+    fn without_what_makes_no_difference(&self, mut request: OpenTunnel) -> OpenTunnel {
+        if self.carrier.carries_many() {
+            (request.connections, request.proxy_protocol) = (Some(1), true);
+        }
+        request
     }
 
     fn check(&self, request: &OpenTunnel) -> Result<(), TunnelError> {
@@ -177,6 +186,21 @@ impl Composed {
             let why = format!("backend {} has no {scheme}:// addresses; it offers {}", self.name, offered.join(", "));
             TunnelError::invalid("address", why)
         })
+    }
+
+    /// Who may dial in: whom the request names; else, where the wire itself knows its agents, anybody; else the one on whose
+    /// behalf the request is made; else whoever makes it; else, for a caller in this process, this host.
+    fn networks(&self, caller: &Caller, request: &OpenTunnel) -> Vec<ipnet::IpNet> {
+        if !request.dial_from.is_empty() {
+            return request.dial_from.clone();
+        }
+        if self.carrier.knows_its_agents() {
+            return sockets::everybody();
+        }
+        match request.caller_address.or(caller.peer_ip()) {
+            Some(pin) => vec![sockets::network_of(pin)],
+            None => sockets::loopback(),
+        }
     }
 
     fn is_single_use(&self, request: &OpenTunnel) -> bool {
@@ -214,18 +238,6 @@ impl std::fmt::Debug for Composed {
 
 fn connections(request: &OpenTunnel) -> u32 {
     request.connections.unwrap_or(1).max(1)
-}
-
-/// Who may dial in: whom the request names; else the one on whose behalf it is made; else whoever makes it; else, for a
-/// caller in this process, this host.
-fn networks(caller: &Caller, request: &OpenTunnel) -> Vec<ipnet::IpNet> {
-    if !request.dial_from.is_empty() {
-        return request.dial_from.clone();
-    }
-    match request.caller_address.or(caller.peer_ip()) {
-        Some(pin) => vec![sockets::network_of(pin)],
-        None => sockets::loopback(),
-    }
 }
 
 /// 64 random bits: never used twice, and no secret.

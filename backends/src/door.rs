@@ -4,7 +4,6 @@
 
 mod first;
 mod lobby;
-mod replay;
 
 use std::{
     convert::Infallible,
@@ -38,9 +37,8 @@ use tunnel_api::ConnectionAddrs;
 use self::{
     first::{FirstUnit, Protocol, read_first_unit},
     lobby::{Lobby, Seat},
-    replay::Replay,
 };
-use crate::{acceptor::Acceptor, sockets};
+use crate::{acceptor::Acceptor, replay::Replay, sockets};
 
 /// What answers HTTP at the door. Requests carry [`ConnectionAddrs`] in their extensions.
 pub type HttpService = BoxCloneSyncService<Request<Incoming>, Response<HttpBody>, Infallible>;
@@ -157,7 +155,9 @@ async fn receive(mut socket: TcpStream, peer: SocketAddr, seat: Seat, hall: Arc<
     drop(seat);
     let addrs = ConnectionAddrs { peer, local: sockets::canonical(local) };
     match first {
-        Some(Ok(FirstUnit { protocol, bytes })) => hall.serve(protocol, Replay::new(bytes, socket), addrs).await,
+        Some(Ok(FirstUnit { protocol, bytes })) => {
+            hall.serve(protocol, Replay::new(bytes.freeze(), socket), addrs).await
+        }
         Some(Err(error)) => tracing::debug!(peer.addr = %peer, %error, "connection refused at the door"),
         None => sockets::reset(socket),
     }
@@ -181,7 +181,8 @@ impl Hall {
             .timer(TokioTimer::new())
             .header_read_timeout(self.terms.idle)
             .max_buf_size(LONGEST_HEAD)
-            .serve_connection(TokioIo::new(io), service);
+            .serve_connection(TokioIo::new(io), service)
+            .with_upgrades();
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             ended = connection.as_mut() => return ended,

@@ -9,6 +9,7 @@ pub mod carrier;
 
 pub mod process;
 pub mod relay;
+mod replay;
 pub mod sockets;
 
 #[cfg(feature = "serve")]
@@ -26,6 +27,8 @@ pub mod hosts;
 #[cfg(feature = "serve")]
 mod lease;
 #[cfg(feature = "serve")]
+pub mod mux;
+#[cfg(feature = "serve")]
 pub mod ports;
 #[cfg(feature = "serve")]
 pub mod session;
@@ -35,6 +38,8 @@ pub mod sessions;
 pub mod tcp;
 #[cfg(feature = "testing")]
 pub mod testing;
+#[cfg(feature = "serve")]
+pub mod tickets;
 #[cfg(feature = "serve")]
 mod tunnel;
 #[cfg(feature = "serve")]

@@ -1,14 +1,11 @@
 //! One live agent connection and its streams, as the uplink sees them: what every carrier brings.
 
-use std::{
-    io,
-    task::{Context, Poll},
-};
+use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 use tokio::net::TcpStream;
 
-use crate::{relay::Duplex, uplink::ClientInfo};
+use crate::{carrier::Declined, relay::Duplex, uplink::ClientInfo};
 
 /// One live agent connection. Its carrier makes it and keeps it among the tunnel's sessions for as long as it lives.
 #[async_trait]
@@ -41,23 +38,6 @@ pub trait SessionStream: Duplex {
 
 /// A stream of a session whose kind is known at run time only.
 pub type BoxStream = Box<dyn SessionStream>;
-
-/// Why an agent has not taken a client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Declined {
-    /// It certainly did nothing with it: another session may be tried.
-    #[error("the agent did not look at the client")]
-    Untouched,
-    /// It would not or could not, or is gone: nobody knows what it did.
-    #[error("the agent refused the client")]
-    Refused,
-}
-
-impl From<Declined> for io::Error {
-    fn from(declined: Declined) -> Self {
-        Self::new(io::ErrorKind::ConnectionReset, declined)
-    }
-}
 
 /// A connection of its own: nobody is asked, and when it closes it is gone.
 impl SessionStream for TcpStream {

@@ -10,6 +10,7 @@ use std::{
 };
 
 use tokio::sync::{Semaphore, watch};
+use tunnel_api::AgentLoss;
 
 use crate::{
     session::{BoxStream, Session, SessionGone},
@@ -32,6 +33,8 @@ struct State {
     members: Vec<Member>,
     streams: usize,
     next_key: u64,
+    /// How the last session that left came to do so.
+    loss: AgentLoss,
 }
 
 struct Member {
@@ -47,6 +50,8 @@ pub(crate) struct Presence {
     /// How often somebody came where nobody was, and where the last one came from.
     pub(crate) arrivals: u64,
     pub(crate) agent: Option<SocketAddr>,
+    /// How the last agent was lost.
+    pub(crate) loss: AgentLoss,
     /// How often the owner showed up by opening the tunnel again.
     pub(crate) touched: u64,
 }
@@ -128,9 +133,10 @@ impl Sessions {
         Some(Place { sessions: self.clone(), key, session })
     }
 
-    fn leave(&self, key: u64) {
+    fn leave(&self, key: u64, loss: AgentLoss) {
         let mut state = self.lock();
         let Some(index) = state.members.iter().position(|member| member.key == key) else { return };
+        state.loss = loss;
         let gone = state.members.remove(index);
         // Permits that waiters have taken meanwhile find no place and are dropped there.
         self.places.forget_permits(gone.session.room().saturating_sub(gone.used));
@@ -158,6 +164,8 @@ impl Sessions {
             if online {
                 presence.arrivals += 1;
                 presence.agent = arrived;
+            } else {
+                presence.loss = state.loss;
             }
             true
         });
@@ -202,9 +210,16 @@ pub struct Membership {
     key: u64,
 }
 
+impl Membership {
+    /// Leaves, and says why.
+    pub fn leave(self, loss: AgentLoss) {
+        self.sessions.leave(self.key, loss);
+    }
+}
+
 impl Drop for Membership {
     fn drop(&mut self) {
-        self.sessions.leave(self.key);
+        self.sessions.leave(self.key, AgentLoss::HungUp);
     }
 }
 
@@ -220,7 +235,7 @@ impl Place {
     pub(crate) async fn open(&self, client: &ClientInfo) -> Result<BoxStream, SessionGone> {
         let opened = self.session.open(client).await;
         if opened.is_err() {
-            self.sessions.leave(self.key);
+            self.sessions.leave(self.key, AgentLoss::HungUp);
         }
         opened
     }

@@ -64,6 +64,12 @@ pub(crate) fn network_of(ip: IpAddr) -> IpNet {
     }
 }
 
+/// Everywhere.
+#[cfg(feature = "serve")]
+pub(crate) fn everybody() -> Vec<IpNet> {
+    vec![IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())]
+}
+
 /// This host, as it comes to itself.
 #[cfg(feature = "serve")]
 pub(crate) fn loopback() -> Vec<IpNet> {

@@ -11,12 +11,13 @@
 //! [`conformance!`](crate::conformance) lists them all. What is special to one wire has its own test target, and may use the
 //! same tools.
 //!
-//! The tools: [`rig`] (a backend on a stage), [`agent`], [`client`], [`watch`]. The promises: [`bytes`], [`ends`],
+//! The tools: [`rig`] (a backend on a stage), [`door`], [`agent`], [`client`], [`watch`]. The promises: [`bytes`], [`ends`],
 //! [`waits`], [`crowds`], [`lookups`], [`news`], [`leases`]; and [`churn`], which counts what is left at the end and
 //! therefore needs a process of its own.
 
 pub mod agent;
 pub mod client;
+pub mod door;
 pub mod rig;
 pub mod watch;
 
@@ -46,6 +47,7 @@ use tokio::{
 
 pub use agent::{AgentStream, Serving, TestAgent, echo};
 pub use client::{Heard, connect, hear, pattern, say};
+pub use door::BehindDoor;
 pub use rig::{Rig, Setup, Stage};
 pub use watch::Watch;
 

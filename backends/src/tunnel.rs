@@ -220,7 +220,7 @@ impl Tunnel {
                 arrivals = now.arrivals;
                 told_lost = false;
                 if let Some(agent) = now.agent {
-                    self.news.tell(|| What::AgentConnected { agent });
+                    self.news.tell(|| What::AgentConnected { agent, took_over: None });
                 }
             }
             if now.online {
@@ -236,7 +236,7 @@ impl Tunnel {
             let expire_time = SystemTime::now() + patience;
             self.stand(if dialled { TunnelState::Offline } else { TunnelState::Waiting }, Some(expire_time));
             if !std::mem::replace(&mut told_lost, true) {
-                self.news.tell(|| What::AgentLost { expire_time });
+                self.news.tell(|| What::AgentLost { expire_time, loss: now.loss });
             }
             let deadline = Instant::now() + patience;
             tokio::select! {
@@ -260,10 +260,10 @@ impl Tunnel {
 }
 
 impl Terms {
-    pub(crate) fn of(request: OpenTunnel, connections: u32) -> Self {
+    pub(crate) fn of(request: OpenTunnel) -> Self {
         Self {
             address: request.address,
-            connections,
+            connections: request.connections.unwrap_or(1).max(1),
             proxy_protocol: request.proxy_protocol,
             dial_from: request.dial_from,
             dial_within: request.dial_within,

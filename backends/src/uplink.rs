@@ -163,8 +163,18 @@ impl Uplink {
     // ---- for carriers ----
 
     /// Adds a session to which streams may go from now on, until the membership is dropped.
-    pub fn join(&self, session: Arc<dyn Session>, agent: SocketAddr) -> Membership {
+    ///
+    /// `took_over` is where the same agent was connected from before, if this session replaces another one.
+    pub fn join(&self, session: Arc<dyn Session>, agent: SocketAddr, took_over: Option<SocketAddr>) -> Membership {
+        if took_over.is_some() {
+            self.0.news.tell(|| What::AgentConnected { agent, took_over });
+        }
         self.0.sessions.join(session, agent)
+    }
+
+    /// Whether it takes no more clients and no more agents.
+    pub fn is_retired(&self) -> bool {
+        self.0.retired.is_cancelled()
     }
 
     /// Somebody dialled in who may not. Counted, and said once a tunnel: whoever runs the agent has to know that its

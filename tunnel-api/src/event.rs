@@ -26,15 +26,19 @@ pub enum What {
     Ready,
     /// A tunnel was opened.
     Opened(Box<TunnelInfo>),
-    /// An agent dialled in where none was.
+    /// An agent dialled in where none was, or took over from itself.
     AgentConnected {
         /// Where it dialled from.
         agent: SocketAddr,
+        /// Where it was connected from before, if it came again before its earlier connection was missed.
+        took_over: Option<SocketAddr>,
     },
     /// The last agent connection is gone.
     AgentLost {
         /// When the tunnel closes unless an agent comes back.
         expire_time: SystemTime,
+        /// How it went.
+        loss: AgentLoss,
     },
     /// A client was given to an agent.
     ClientConnected {
@@ -83,6 +87,18 @@ pub enum StreamEnd {
     Stalled,
     /// The tunnel was closed while it ran.
     TunnelClosed,
+}
+
+/// How the last agent connection went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum AgentLoss {
+    /// Its end was heard: the agent hung up, or its process died.
+    #[default]
+    HungUp,
+    /// Nothing was heard any more.
+    Silent,
+    /// It broke the rules of its wire.
+    Misbehaved,
 }
 
 /// Why a tunnel closed.

@@ -25,7 +25,7 @@ pub use address::{AddressRequest, AddressRequestError, PublicAddress, PublicAddr
 pub use backend::{TunnelBackend, TunnelEvents};
 pub use caller::{Caller, ConnectionAddrs, Owner, canonical_ip};
 pub use error::TunnelError;
-pub use event::{CloseReason, StreamEnd, TunnelEvent, WatchFilter, What};
+pub use event::{AgentLoss, CloseReason, StreamEnd, TunnelEvent, WatchFilter, What};
 pub use host::{Host, HostError};
 pub use info::{Page, TunnelInfo, TunnelState};
 pub use name::{NameError, TunnelId, TunnelName, TunnelRef};

@@ -2,7 +2,7 @@ use std::{fmt, str::FromStr};
 
 use url::Url;
 
-use crate::Host;
+use crate::{Host, TunnelId};
 
 /// Where and how an agent dials in. It is a capability, so it is never printed by accident: `Debug` shows the scheme
 /// only, there is no `Display`, and [`expose`](Self::expose) is easy to search for.
@@ -44,6 +44,12 @@ impl TunnelUri {
         Self { canonical: format!("tcp://{host}:{port}"), scheme: "tcp".to_owned(), host: host.clone(), port }
     }
 
+    /// `ptth://id:ticket@host:port/.well-known/ptth/id/`. The ticket must need no escaping.
+    pub fn ptth(host: &Host, port: u16, id: &TunnelId, ticket: &str) -> Self {
+        let canonical = format!("ptth://{id}:{ticket}@{host}:{port}/.well-known/ptth/{id}/");
+        Self { canonical, scheme: "ptth".to_owned(), host: host.clone(), port }
+    }
+
     /// The whole URI, secrets included.
     pub fn expose(&self) -> &str {
         &self.canonical
@@ -62,6 +68,24 @@ impl TunnelUri {
     /// Where to dial.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// User and password, as they stand in the URI. Secret.
+    pub fn credentials(&self) -> Option<(&str, &str)> {
+        let (credentials, _) = self.after_scheme().split(['/', '?', '#']).next()?.rsplit_once('@')?;
+        Some(credentials.split_once(':').unwrap_or((credentials, "")))
+    }
+
+    /// Path and query: what an HTTP request for it would ask for.
+    pub fn target(&self) -> &str {
+        let rest = self.after_scheme();
+        let target = rest.find(['/', '?', '#']).map_or("", |at| &rest[at..]);
+        let target = target.split('#').next().unwrap_or_default();
+        if target.starts_with('/') { target } else { "/" }
+    }
+
+    fn after_scheme(&self) -> &str {
+        &self.canonical[self.scheme.len() + "://".len()..]
     }
 }
 
@@ -157,6 +181,18 @@ mod tests {
             assert_eq!(error, why, "{text}");
             assert!(!error.to_string().contains("secret"));
         }
+    }
+
+    #[test]
+    fn a_uri_with_a_ticket_has_credentials_and_a_target() {
+        let id: TunnelId = "t-1".parse().unwrap();
+        let uri = TunnelUri::ptth(&"H.example".parse().unwrap(), 8010, &id, "s3cr-t_");
+        assert_eq!(parse(uri.expose()).as_ref(), Ok(&uri));
+        assert_eq!(uri.credentials(), Some(("t-1", "s3cr-t_")));
+        assert_eq!(uri.target(), "/.well-known/ptth/t-1/");
+        let plain = parse("tcp://h:1").unwrap();
+        assert_eq!((plain.credentials(), plain.target()), (None, "/"));
+        assert_eq!(parse("ptth://u:p@h:1/a?b=c#d").unwrap().target(), "/a?b=c");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use tunnel_api::{Caller, PublicAddress, TunnelError, TunnelUri};
+use tunnel_api::{Caller, PublicAddress, TunnelError, TunnelId, TunnelUri};
 
 use crate::{lease::Lease, uplink::Uplink};
 
@@ -21,11 +21,25 @@ pub trait Carrier: Send + Sync + 'static {
         admission: Admission<'_>,
         uplink: Uplink,
     ) -> Result<(TunnelUri, Lease), TunnelError>;
+
+    /// Whether the wire itself tells a tunnel's agents from strangers. Where it does not, only the caller's own address may
+    /// dial in unless the request says otherwise.
+    fn knows_its_agents(&self) -> bool {
+        false
+    }
+
+    /// Whether one dial-in carries many clients, and each one's address: then how many dial-ins may wait, and whether the
+    /// address goes before the bytes, makes no difference.
+    fn carries_many(&self) -> bool {
+        false
+    }
 }
 
 /// Who may dial in, and how.
 #[derive(Debug, Clone)]
 pub struct Admission<'a> {
+    /// The tunnel.
+    pub id: &'a TunnelId,
     /// Networks that may.
     pub dial_from: DialFrom,
     /// How many dial-ins may wait at once, where each carries one client.

@@ -1,47 +1,111 @@
-use std::{io, net::SocketAddr};
+use std::{fmt, io, net::SocketAddr, time::Duration};
 
 use async_trait::async_trait;
 use tunnel_api::TunnelUri;
 
-use super::tcp::TcpDialler;
+use super::{Declined, ptth::PtthDialler, tcp::TcpDialler};
 use crate::relay::BoxDuplex;
 
-/// The agent's half of a carrier.
+/// The agent's half of a carrier. One serves one tunnel for as long as its agent lives.
 #[async_trait]
 pub trait Dialler: Send + Sync + 'static {
-    /// Dials the tunnel once and returns when a client has been given to this dial-in. Cancel-safe: dropping the future
-    /// hangs up.
-    ///
-    /// `connected` is called when the server has taken the connection.
-    async fn dial(&self, uri: &TunnelUri, connected: Box<dyn FnOnce() + Send>) -> Result<Dialled, DialError>;
+    /// Dials the tunnel once; returns when the server has taken the connection. Cancel-safe: dropping the future hangs up.
+    async fn dial(&self, uri: &TunnelUri) -> Result<Box<dyn Incoming>, DialError>;
+
+    /// How many clients come through one dial-in, which says how many there should be.
+    fn clients(&self) -> ClientsPerDialIn;
 }
 
-/// A client's stream, as the agent gets it.
-pub struct Dialled {
-    /// Its bytes.
-    pub io: BoxDuplex,
+/// How many clients come through one dial-in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientsPerDialIn {
+    /// One, and then another dial-in is needed.
+    One,
+    /// Any number.
+    Many,
+}
+
+/// A dial-in: clients come through it.
+#[async_trait]
+pub trait Incoming: Send {
+    /// The next client; `None` when this dial-in has had all that it was for. Dropping the future may cost a client that has
+    /// just come, who then sees a reset.
+    async fn next(&mut self) -> Result<Option<Offer>, DialError>;
+}
+
+/// A client, offered to the agent. Dropping it declines it as untouched.
+pub struct Offer {
     /// Where the client comes from.
     pub client_addr: SocketAddr,
     /// Where it connected to.
     pub public_addr: SocketAddr,
+    answer: Option<Box<dyn Answer>>,
 }
 
-/// Why a dial-in brought no client. It tells the agent what to do next.
+/// How a carrier tells the server what becomes of a client.
+pub trait Answer: Send {
+    /// Takes the client. Fails if it has gone meanwhile.
+    fn accept(self: Box<Self>) -> io::Result<BoxDuplex>;
+
+    /// Does not.
+    fn decline(self: Box<Self>, why: Declined);
+}
+
+impl Offer {
+    /// A client that waits for this answer.
+    pub fn new(client_addr: SocketAddr, public_addr: SocketAddr, answer: impl Answer + 'static) -> Self {
+        Self { client_addr, public_addr, answer: Some(Box::new(answer)) }
+    }
+
+    /// Takes the client. Fails if it has gone meanwhile.
+    pub fn accept(mut self) -> io::Result<BoxDuplex> {
+        // It is there until it is used, which consumes the offer.
+        self.answer.take().expect("an unused answer").accept()
+    }
+
+    /// Does not.
+    pub fn decline(mut self, why: Declined) {
+        if let Some(answer) = self.answer.take() {
+            answer.decline(why);
+        }
+    }
+}
+
+impl Drop for Offer {
+    fn drop(&mut self) {
+        if let Some(answer) = self.answer.take() {
+            answer.decline(Declined::Untouched);
+        }
+    }
+}
+
+/// Why a dial-in failed or ended. It tells the agent what to do next.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DialError {
     /// Nothing was heard from the server: it or the network is away.
     #[error("nothing answers at the tunnel's dial-in address")]
     Silent(#[source] io::Error),
-    /// The server, or its host, answered and refused; or it hung up before a client came. The tunnel may be gone.
+    /// The server, or its host, answered and refused; or it hung up. The tunnel may be gone.
     #[error("the server refused the dial-in or hung up")]
     Refused(#[source] io::Error),
+    /// The server knows no tunnel with this URI.
+    #[error("the server knows no such tunnel")]
+    UnknownTunnel,
+    /// The server wants us to try again later.
+    #[error("the server takes no more dial-ins now: {why}")]
+    Busy {
+        /// What it said.
+        why: String,
+        /// Not before.
+        after: Duration,
+    },
     /// We cannot: no descriptors, no such host, no route.
     #[error("cannot dial")]
     Failed(#[source] io::Error),
     /// Whoever answers does not speak this wire.
     #[error("the server does not speak this tunnel's protocol: {0}")]
-    Protocol(&'static str),
+    Protocol(String),
     /// We have no dialler for this kind of tunnel.
     #[error("this agent cannot dial {scheme}:// tunnels; update it, or open the tunnel on another backend")]
     UnknownScheme {
@@ -53,13 +117,14 @@ pub enum DialError {
 /// The one table of wires an agent can dial.
 pub fn dialler_for(uri: &TunnelUri) -> Result<Box<dyn Dialler>, DialError> {
     match uri.scheme() {
-        "tcp" => Ok(Box::new(TcpDialler::default())),
+        "tcp" => Ok(Box::new(TcpDialler)),
+        "ptth" => Ok(Box::new(PtthDialler::default())),
         scheme => Err(DialError::UnknownScheme { scheme: scheme.to_owned() }),
     }
 }
 
-impl std::fmt::Debug for Dialled {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Dialled").field("client_addr", &self.client_addr).finish_non_exhaustive()
+impl fmt::Debug for Offer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Offer").field("client_addr", &self.client_addr).finish_non_exhaustive()
     }
 }

@@ -18,7 +18,7 @@ use tunnel_api::TunnelUri;
 
 use super::soon;
 use crate::{
-    carrier::{Dialled, Dialler, dialler_for},
+    carrier::{ClientsPerDialIn, DialError, Dialler, dialler_for},
     relay::{BoxDuplex, Duplex as _},
 };
 
@@ -29,12 +29,16 @@ pub struct TestAgent {
 }
 
 impl TestAgent {
-    /// Keeps `waiting` dial-ins waiting at this tunnel.
+    /// Keeps `waiting` dial-ins waiting at this tunnel, where each carries one client.
     pub fn dial(uri: &TunnelUri, waiting: u32) -> Self {
         let dialler: Arc<dyn Dialler> = dialler_for(uri).expect("a dialler for this carrier").into();
         let (taken, streams) = mpsc::channel(HELD);
         let mut tasks = JoinSet::new();
-        for _ in 0..waiting {
+        let dial_ins = match dialler.clients() {
+            ClientsPerDialIn::One => waiting,
+            ClientsPerDialIn::Many => 1,
+        };
+        for _ in 0..dial_ins {
             tasks.spawn(keep_dialling(dialler.clone(), uri.clone(), taken.clone()));
         }
         Self { tasks, streams }
@@ -133,17 +137,24 @@ pub async fn echo(mut stream: AgentStream) {
 
 async fn keep_dialling(dialler: Arc<dyn Dialler>, uri: TunnelUri, taken: mpsc::Sender<AgentStream>) {
     loop {
-        match dialler.dial(&uri, Box::new(|| {})).await {
-            Ok(Dialled { io, client_addr, .. }) => {
-                let stream = AgentStream { io, client_addr, closes: false };
-                if taken.send(stream).await.is_err() {
-                    return;
-                }
-            }
+        if dial_once(&*dialler, &uri, &taken).await.is_err() {
             // The tunnel may be gone, or a predecessor's dial-ins may not have been missed yet.
-            Err(_) => sleep(Duration::from_millis(5)).await,
+            sleep(Duration::from_millis(5)).await;
         }
     }
+}
+
+async fn dial_once(dialler: &dyn Dialler, uri: &TunnelUri, taken: &mpsc::Sender<AgentStream>) -> Result<(), DialError> {
+    let mut clients = dialler.dial(uri).await?;
+    while let Some(offer) = clients.next().await? {
+        let client_addr = offer.client_addr;
+        // A client may have gone meanwhile.
+        if let Ok(io) = offer.accept() {
+            // Fails when the agent is being killed.
+            let _ = taken.send(AgentStream { io, client_addr, closes: false }).await;
+        }
+    }
+    Ok(())
 }
 
 /// Streams that nobody has accepted yet.

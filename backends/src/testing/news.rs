@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::future::join_all;
-use tunnel_api::{CloseReason, Labels, OpenTunnel, StreamEnd, TunnelRef, TunnelState, WatchFilter, What};
+use tunnel_api::{AgentLoss, CloseReason, Labels, OpenTunnel, StreamEnd, TunnelRef, TunnelState, WatchFilter, What};
 
 use super::{
     Rig, Stage, TestAgent,
@@ -36,7 +36,9 @@ pub async fn a_tunnels_life_is_told_in_order(rig: &dyn Rig) {
     assert_eq!((info.id, info.state), (tunnel.id.clone(), TunnelState::Waiting));
 
     let mut agent = TestAgent::dial(&tunnel.uri, 1);
-    let What::AgentConnected { agent: agent_addr } = watch.what().await else { panic!("no agent: {watch:?}") };
+    let What::AgentConnected { agent: agent_addr, took_over: None } = watch.what().await else {
+        panic!("no agent: {watch:?}")
+    };
     assert!(agent_addr.ip().is_loopback());
 
     let mut client = connect(&tunnel.address).await;
@@ -62,7 +64,9 @@ pub async fn a_tunnels_life_is_told_in_order(rig: &dyn Rig) {
     }
 
     agent.kill().await;
-    let What::AgentLost { expire_time } = watch.what().await else { panic!("not lost: {watch:?}") };
+    let What::AgentLost { expire_time, loss: AgentLoss::HungUp } = watch.what().await else {
+        panic!("not lost: {watch:?}")
+    };
     assert_eq!(stage.info(&tunnel).await.and_then(|info| info.expire_time), Some(expire_time));
 
     stage.close(TunnelRef::Id(tunnel.id.clone())).await.expect("the tunnel closes");

@@ -24,6 +24,11 @@ use crate::{
 pub trait Rig {
     /// A fresh backend on loopback. It is called on a tokio runtime; what it spawns there ends with the backend.
     fn backend(&self, setup: Setup) -> Arc<dyn TunnelBackend>;
+
+    /// Whether one dial-in carries many clients.
+    fn carries_many(&self) -> bool {
+        false
+    }
 }
 
 /// How the backend of one promise is to be.

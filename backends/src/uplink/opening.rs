@@ -19,8 +19,9 @@ use tokio::{
 
 use super::ClientInfo;
 use crate::{
+    carrier::Declined,
     relay::Duplex,
-    session::{BoxStream, Declined},
+    session::BoxStream,
     sessions::{Place, Sessions},
 };
 
@@ -92,7 +93,9 @@ impl Opening {
                 },
                 Stage::Offered((stream, _)) => match ready!(stream.poll_accepted(cx)) {
                     Ok(()) => {
-                        let Stage::Offered(opened) = std::mem::replace(&mut self.stage, Stage::Failed) else { continue };
+                        let Stage::Offered(opened) = std::mem::replace(&mut self.stage, Stage::Failed) else {
+                            continue;
+                        };
                         Stage::Accepted(opened)
                     }
                     Err(Declined::Refused) => Stage::Failed,
@@ -200,8 +203,9 @@ impl AsyncWrite for Opening {
 impl Duplex for Opening {
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let answer = self.poll_answered(cx)?;
-        // Reading drives it too: while the client is silent nothing is written.
-        let _ = self.poll_caught_up(cx)?;
+        // Reading drives it too: while the client is silent nothing is written. What fails there fails again when the client
+        // has more to say, and is no end of what the agent says.
+        let _ = self.poll_caught_up(cx);
         ready!(answer);
         self.stream().map_or(Poll::Pending, |stream| stream.poll_readable(cx))
     }

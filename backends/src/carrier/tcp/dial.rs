@@ -1,60 +1,53 @@
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, time::Duration};
 
 use async_trait::async_trait;
 use proxy_header::{ParseConfig, ProxiedAddress, ProxyHeader};
-use tokio::{
-    io::AsyncReadExt,
-    net::{TcpStream, lookup_host},
-};
+use tokio::{io::AsyncReadExt, net::TcpStream};
 use tunnel_api::TunnelUri;
 
 use crate::{
-    carrier::{DialError, Dialled, Dialler},
+    carrier::{Answer, ClientsPerDialIn, Declined, DialError, Dialler, Incoming, Offer, connect::connect},
+    relay::BoxDuplex,
     sockets,
 };
 
 /// Dials `tcp://` tunnels that were opened with `proxy_protocol`.
-#[derive(Debug, Clone, Copy)]
-pub struct TcpDialler {
-    /// How long one attempt to connect may take.
-    pub connect_within: Duration,
-}
-
-impl Default for TcpDialler {
-    fn default() -> Self {
-        Self { connect_within: Duration::from_secs(4) }
-    }
-}
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TcpDialler;
 
 #[async_trait]
 impl Dialler for TcpDialler {
-    async fn dial(&self, uri: &TunnelUri, connected: Box<dyn FnOnce() + Send>) -> Result<Dialled, DialError> {
-        let mut socket = self.connect(uri).await?;
-        connected();
-        let ProxiedAddress { source, destination, .. } = read_header(&mut socket).await?;
-        Ok(Dialled { io: Box::new(socket), client_addr: source, public_addr: destination })
+    async fn dial(&self, uri: &TunnelUri) -> Result<Box<dyn Incoming>, DialError> {
+        Ok(Box::new(DialIn(Some(connect(uri).await?))))
+    }
+
+    fn clients(&self) -> ClientsPerDialIn {
+        ClientsPerDialIn::One
     }
 }
 
-impl TcpDialler {
-    async fn connect(&self, uri: &TunnelUri) -> Result<TcpStream, DialError> {
-        let host = uri.host();
-        let addrs: Vec<SocketAddr> = match host.ip() {
-            Some(ip) => vec![SocketAddr::new(ip, uri.port())],
-            None => lookup_host((host.to_string(), uri.port())).await.map_err(DialError::Failed)?.collect(),
-        };
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
-        for addr in addrs {
-            match sockets::connect(addr, self.connect_within).await {
-                Ok(socket) => return Ok(socket),
-                Err(error) => last = error,
-            }
-        }
-        Err(match last.kind() {
-            io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => DialError::Refused(last),
-            io::ErrorKind::TimedOut => DialError::Silent(last),
-            _ => DialError::Failed(last),
-        })
+/// A connection that waits for its client.
+struct DialIn(Option<TcpStream>);
+
+#[async_trait]
+impl Incoming for DialIn {
+    async fn next(&mut self) -> Result<Option<Offer>, DialError> {
+        let Some(mut socket) = self.0.take() else { return Ok(None) };
+        let ProxiedAddress { source, destination, .. } = read_header(&mut socket).await?;
+        Ok(Some(Offer::new(source, destination, Paired(socket))))
+    }
+}
+
+/// The wire has no words for an answer: not to be reset is one.
+struct Paired(TcpStream);
+
+impl Answer for Paired {
+    fn accept(self: Box<Self>) -> io::Result<BoxDuplex> {
+        Ok(Box::new(self.0))
+    }
+
+    fn decline(self: Box<Self>, _: Declined) {
+        sockets::reset(self.0);
     }
 }
 
@@ -64,7 +57,7 @@ async fn read_header(socket: &mut TcpStream) -> Result<ProxiedAddress, DialError
     socket.readable().await.map_err(DialError::Refused)?;
     match tokio::time::timeout(HEADER, read_begun_header(socket)).await {
         Ok(read) => read,
-        Err(_) => Err(DialError::Protocol("its PROXY header stops in the middle")),
+        Err(_) => Err(protocol("its PROXY header stops in the middle")),
     }
 }
 
@@ -73,13 +66,17 @@ async fn read_begun_header(socket: &mut TcpStream) -> Result<ProxiedAddress, Dia
     socket.read_exact(&mut header).await.map_err(DialError::Refused)?;
     let rest = usize::from(u16::from_be_bytes([header[14], header[15]]));
     if !header.starts_with(SIGNATURE) || rest > LONGEST_REST {
-        return Err(DialError::Protocol("no PROXY v2 header comes first; was the tunnel opened with proxy_protocol?"));
+        return Err(protocol("no PROXY v2 header comes first; was the tunnel opened with proxy_protocol?"));
     }
     header.resize(FIXED + rest, 0);
     socket.read_exact(&mut header[FIXED..]).await.map_err(DialError::Refused)?;
-    let (header, _) = ProxyHeader::parse(&header, ParseConfig::default())
-        .map_err(|_| DialError::Protocol("its PROXY header is malformed"))?;
-    header.proxied_address().cloned().ok_or(DialError::Protocol("its PROXY header names no client"))
+    let (header, _) =
+        ProxyHeader::parse(&header, ParseConfig::default()).map_err(|_| protocol("its PROXY header is malformed"))?;
+    header.proxied_address().cloned().ok_or_else(|| protocol("its PROXY header names no client"))
+}
+
+fn protocol(why: &str) -> DialError {
+    DialError::Protocol(why.to_owned())
 }
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";

@@ -108,7 +108,7 @@ impl DialIns {
 
     fn queue(&self, socket: TcpStream, agent: SocketAddr, place: Option<OwnedSemaphorePermit>) {
         let (session, claims) = TcpSession::new(self.proxy_protocol);
-        let membership = self.uplink.join(Arc::new(session), agent);
+        let membership = self.uplink.join(Arc::new(session), agent, None);
         let (stop, uplink) = (self.stop.clone(), self.uplink.clone());
         self.tasks.spawn(async move {
             let waits = (membership, place);

@@ -1,10 +1,12 @@
+//! A connection of which some bytes have been read already.
+
 use std::{
     io,
     pin::Pin,
     task::{Context, Poll},
 };
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -12,14 +14,25 @@ use tokio::{
 
 /// A connection of which some bytes have been read already: they come first.
 #[derive(Debug)]
-pub(super) struct Replay {
-    first: BytesMut,
+pub(crate) struct Replay {
+    first: Bytes,
     socket: TcpStream,
 }
 
 impl Replay {
-    pub(super) fn new(first: BytesMut, socket: TcpStream) -> Self {
+    pub(crate) fn new(first: Bytes, socket: TcpStream) -> Self {
         Self { first, socket }
+    }
+
+    /// The same, with what was read from it meanwhile in front again.
+    #[cfg(feature = "serve")]
+    pub(crate) fn put_back(self, read: &[u8]) -> Self {
+        if read.is_empty() {
+            return self;
+        }
+        let mut first = BytesMut::from(read);
+        first.extend_from_slice(&self.first);
+        Self { first: first.freeze(), ..self }
     }
 }
 
@@ -32,7 +45,7 @@ impl AsyncRead for Replay {
         buf.put_slice(&self.first[..some]);
         self.first.advance(some);
         if self.first.is_empty() {
-            self.first = BytesMut::new();
+            self.first = Bytes::new();
         }
         Poll::Ready(Ok(()))
     }

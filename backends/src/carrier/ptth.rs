@@ -1,0 +1,52 @@
+//! PTTH, one connection for any number of clients: the agent makes an HTTP/1.1 request on the server's one port, the server
+//! answers 101, and from there on it speaks HTTP/2 with the roles reversed: the server opens the streams, the agent answers
+//! them. Every HTTP/2 server library is an agent's wire (`docs/ptth.md`, after draft-kazuho-ptth-ptth).
+//!
+//! ```text
+//! GET /.well-known/ptth/<tunnel id>/ HTTP/1.1        HTTP/1.1 101 Switching Protocols
+//! Authorization: Basic <id:ticket>                   Upgrade: ptth
+//! Upgrade: ptth                               ──▶    ALPN: h2                              ──▶  HTTP/2, reversed
+//! ALPN: h2
+//! ```
+//!
+//! Each client is a CONNECT (RFC 9113, 8.5) to the tunnel's public address, with the client's own in `Forwarded`. 200 takes
+//! the client, 503 leaves it to another agent, anything else refuses it. END_STREAM is the end of a direction and RST_STREAM
+//! aborts both.
+//!
+//! Both ends share `stream` (the bytes of one client), `pulse` and `window` (is the peer there, and how much fills the path)
+//! and `limits` (HTTP/2's settings, and why). The server's: `upgrade` (the HTTP/1.1 side), `gate` (who may come in), `session`
+//! (one agent's connection), `resets`. The agent's: `dial`.
+
+mod forwarded;
+mod limits;
+mod pulse;
+mod stream;
+mod window;
+mod wire;
+
+#[cfg(feature = "dial")]
+mod dial;
+#[cfg(feature = "serve")]
+mod gate;
+#[cfg(feature = "serve")]
+mod resets;
+#[cfg(feature = "serve")]
+mod session;
+#[cfg(feature = "serve")]
+mod upgrade;
+
+#[cfg(feature = "dial")]
+pub use dial::PtthDialler;
+#[cfg(feature = "serve")]
+pub use gate::{Gate, PtthCarrier};
+pub use pulse::Patience;
+
+/// The protocol's name in `Upgrade`.
+const PTTH: &str = "ptth";
+
+/// What is spoken after the upgrade, in `ALPN`.
+const H2: &str = "h2";
+
+/// The paths of targets begin with this.
+#[cfg(feature = "serve")]
+const WELL_KNOWN: &str = "/.well-known/ptth/";

@@ -1,0 +1,318 @@
+//! The agent's half: connect, ask for the upgrade, and be HTTP/2's server.
+
+use std::{
+    future::poll_fn,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use h2::{
+    RecvStream,
+    server::{Connection, SendResponse},
+};
+use http::{
+    Method, Request, Response, StatusCode,
+    header::{AUTHORIZATION, CONNECTION, FORWARDED, HOST, RETRY_AFTER, UPGRADE},
+};
+use http_body_util::Empty;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    net::TcpStream,
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::AbortOnDropHandle,
+};
+use tracing::Instrument;
+use tunnel_api::TunnelUri;
+
+use super::{
+    H2, PTTH, Patience,
+    forwarded::addresses,
+    limits::{self, LAST_STREAM, RESETS_A_SECOND},
+    pulse::{Pulse, SetWindow},
+    stream::{Chunk, H2Stream},
+    wire::Wire,
+};
+use crate::{
+    carrier::{Answer, ClientsPerDialIn, Declined, DialError, Dialler, Incoming, Offer, connect::connect},
+    relay::BoxDuplex,
+    replay::Replay,
+};
+
+/// Dials `ptth://` tunnels.
+#[derive(Debug, Default)]
+pub struct PtthDialler {
+    /// What our sessions call themselves: a name that is free belonged to one that was lost, and the next one takes it over,
+    /// so that the server need not find out by itself.
+    free_names: Arc<Mutex<Vec<String>>>,
+    /// How long the server may be silent.
+    pub patience: Patience,
+}
+
+#[async_trait]
+impl Dialler for PtthDialler {
+    async fn dial(&self, uri: &TunnelUri) -> Result<Box<dyn Incoming>, DialError> {
+        let name = SessionName::take(&self.free_names);
+        let socket = connect(uri).await?;
+        // One limit for all that the server says before it speaks HTTP/2.
+        let silent = || io::Error::new(io::ErrorKind::TimedOut, "no answer to the request");
+        let io = timeout(ANSWER, upgrade(socket, uri, &name)).await.map_err(|_| DialError::Silent(silent()))??;
+        let wire = Wire::new(io);
+        let heard = wire.heard();
+        let handshake = timeout(ANSWER, limits::answerer().handshake::<_, Chunk>(wire)).await;
+        let mut connection = handshake.map_err(|_| DialError::Silent(silent()))?.map_err(|error| lost(&error))?;
+        // They are there until they are taken.
+        let pings = connection.ping_pong().expect("the connection's pings");
+        let pulse = Pulse::new(pings, heard, self.patience);
+        Ok(Box::new(Session::start(connection, pulse, name)))
+    }
+
+    fn clients(&self) -> ClientsPerDialIn {
+        ClientsPerDialIn::Many
+    }
+}
+
+/// The name of one of our sessions. It is free again when the session is lost.
+#[derive(Debug)]
+struct SessionName {
+    name: String,
+    free_names: Option<Arc<Mutex<Vec<String>>>>,
+}
+
+impl SessionName {
+    fn take(free_names: &Arc<Mutex<Vec<String>>>) -> Self {
+        let free = free_names.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let name = free.unwrap_or_else(|| format!("{:032x}", rand::random::<u128>()));
+        Self { name, free_names: Some(free_names.clone()) }
+    }
+
+    /// Nobody takes it over: its session ends by itself.
+    fn retire(&mut self) {
+        self.free_names = None;
+    }
+}
+
+impl Drop for SessionName {
+    fn drop(&mut self) {
+        if let Some(names) = &self.free_names {
+            names.lock().unwrap_or_else(PoisonError::into_inner).push(std::mem::take(&mut self.name));
+        }
+    }
+}
+
+async fn upgrade(socket: TcpStream, uri: &TunnelUri, name: &SessionName) -> Result<Replay, DialError> {
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.map_err(|error| refused(&error))?;
+    let connection = AbortOnDropHandle::new(tokio::spawn(connection.with_upgrades()));
+    let response = sender.send_request(request(uri, name)?).await.map_err(|error| refused(&error))?;
+    match response.status() {
+        StatusCode::SWITCHING_PROTOCOLS => {}
+        StatusCode::UNAUTHORIZED => return Err(DialError::UnknownTunnel),
+        status @ (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) => {
+            let seconds = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+            let after = Duration::from_secs(seconds.unwrap_or(1)).min(LONGEST_RETRY_AFTER);
+            return Err(DialError::Busy { why: status.to_string(), after });
+        }
+        status => return Err(DialError::Protocol(format!("it answered {status}"))),
+    }
+    let upgraded = hyper::upgrade::on(response).await.map_err(|error| refused(&error))?;
+    drop(connection);
+    taken_back(upgraded)
+}
+
+/// The connection itself, with what has come on it since.
+fn taken_back(upgraded: Upgraded) -> Result<Replay, DialError> {
+    let parts = upgraded.downcast::<TokioIo<TcpStream>>();
+    // It is of the kind that was given.
+    let parts = parts.map_err(|_| DialError::Protocol("the upgraded connection is another one".to_owned()))?;
+    Ok(Replay::new(parts.read_buf, parts.io.into_inner()))
+}
+
+fn request(uri: &TunnelUri, name: &SessionName) -> Result<Request<Empty<Bytes>>, DialError> {
+    let (id, ticket) = uri.credentials().unwrap_or_default();
+    let credentials = BASE64_STANDARD.encode(format!("{id}:{ticket}"));
+    let target = uri.target();
+    let separator = if target.contains('?') { '&' } else { '?' };
+    Request::builder()
+        .method(Method::GET)
+        .uri(format!("{target}{separator}agent={}&resets={RESETS_A_SECOND}", name.name))
+        .header(HOST, format!("{}:{}", uri.host(), uri.port()))
+        .header(CONNECTION, "upgrade")
+        .header(UPGRADE, PTTH)
+        .header("alpn", H2)
+        .header(AUTHORIZATION, format!("Basic {credentials}"))
+        .body(Empty::new())
+        .map_err(|error| DialError::Failed(io::Error::new(io::ErrorKind::InvalidInput, error)))
+}
+
+fn refused(error: &hyper::Error) -> DialError {
+    DialError::Refused(io::Error::other(error.to_string()))
+}
+
+fn lost(error: &h2::Error) -> DialError {
+    DialError::Refused(io::Error::other(error.to_string()))
+}
+
+/// A session with the server. A task of its own drives it, so that nothing stops when the application takes no clients.
+struct Session {
+    offers: mpsc::Receiver<Offer>,
+    ended: oneshot::Receiver<Result<(), DialError>>,
+    /// Dropped when nobody wants more clients: the driver then says goodbye, and ends with the last stream.
+    _leave: DropGuard,
+}
+
+impl Session {
+    fn start(connection: Connection<Wire, Chunk>, pulse: Pulse, name: SessionName) -> Self {
+        let (offers_in, offers) = mpsc::channel(BACKLOG);
+        let (ended_in, ended) = oneshot::channel();
+        let leave = CancellationToken::new();
+        let driver =
+            Driver { connection, pulse, name, streams: Arc::default(), offers: Some(offers_in), ended: Some(ended_in) };
+        tokio::spawn(driver.run(leave.clone()).in_current_span());
+        Self { offers, ended, _leave: leave.drop_guard() }
+    }
+}
+
+#[async_trait]
+impl Incoming for Session {
+    async fn next(&mut self) -> Result<Option<Offer>, DialError> {
+        if let Some(offer) = self.offers.recv().await {
+            return Ok(Some(offer));
+        }
+        match (&mut self.ended).await {
+            Ok(ended) => ended.map(|()| None),
+            // The driver panicked.
+            Err(_) => Err(DialError::Failed(io::Error::other("the session's task is gone"))),
+        }
+    }
+}
+
+struct Driver {
+    connection: Connection<Wire, Chunk>,
+    pulse: Pulse,
+    name: SessionName,
+    /// Held once more by each stream.
+    streams: Arc<()>,
+    /// Gone when no more clients are wanted; before that `ended` has been told.
+    offers: Option<mpsc::Sender<Offer>>,
+    ended: Option<oneshot::Sender<Result<(), DialError>>>,
+}
+
+impl SetWindow for Connection<Wire, Chunk> {
+    fn set_window(&mut self, size: u32) -> Result<(), h2::Error> {
+        self.set_initial_window_size(size)
+    }
+}
+
+impl Driver {
+    async fn run(mut self, leave: CancellationToken) {
+        let ended = tokio::select! {
+            biased;
+            ended = poll_fn(|cx| self.poll(cx)) => Some(ended),
+            () = leave.cancelled() => None,
+        };
+        let ended = match ended {
+            Some(ended) => ended,
+            None => {
+                self.say_goodbye();
+                poll_fn(|cx| self.poll(cx)).await
+            }
+        };
+        tracing::debug!(?ended, "session ended");
+        self.tell(ended);
+    }
+
+    /// No more clients; the streams there are go on.
+    fn say_goodbye(&mut self) {
+        self.tell(Ok(()));
+        self.offers = None;
+        self.name.retire();
+        self.connection.graceful_shutdown();
+    }
+
+    fn tell(&mut self, ended: Result<(), DialError>) {
+        if let Some(teller) = self.ended.take() {
+            // Nobody may want to know.
+            let _ = teller.send(ended);
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DialError>> {
+        while let Poll::Ready(accepted) = self.connection.poll_accept(cx) {
+            match accepted {
+                Some(Ok((request, respond))) => self.offer(request, respond),
+                Some(Err(error)) => return Poll::Ready(Err(lost(&error))),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let streams = Arc::strong_count(&self.streams) - 1;
+        self.pulse.poll(cx, &mut self.connection, streams).map(|_silent| {
+            Err(DialError::Silent(io::Error::new(io::ErrorKind::TimedOut, "the server has fallen silent")))
+        })
+    }
+
+    fn offer(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Chunk>) {
+        if respond.stream_id().as_u32() >= LAST_STREAM && self.offers.is_some() {
+            // The next session takes over before the ids of this one are used up.
+            self.say_goodbye();
+        }
+        let addrs = request.headers().get(FORWARDED).and_then(|value| addresses(value.to_str().ok()?));
+        let Some((client_addr, public_addr)) = addrs.filter(|_| request.method() == Method::CONNECT) else {
+            return answer_without_body(&mut respond, StatusCode::BAD_REQUEST);
+        };
+        let client = Client { respond, body: request.into_body(), counted: self.streams.clone() };
+        let offer = Offer::new(client_addr, public_addr, client);
+        if let Some(offers) = &self.offers {
+            // Where it is full, or nobody takes clients any more, the offer is dropped, which leaves it to another agent.
+            let _ = offers.try_send(offer);
+        }
+    }
+}
+
+/// A client that waits for our answer.
+struct Client {
+    respond: SendResponse<Chunk>,
+    body: RecvStream,
+    counted: Arc<()>,
+}
+
+impl Answer for Client {
+    fn accept(mut self: Box<Self>) -> io::Result<BoxDuplex> {
+        let accepted = self.respond.send_response(Response::new(()), false);
+        let send = accepted.map_err(|error| io::Error::new(io::ErrorKind::ConnectionReset, error))?;
+        Ok(Box::new(H2Stream::new(send, Some(self.body), self.counted)))
+    }
+
+    fn decline(mut self: Box<Self>, why: Declined) {
+        let status = match why {
+            Declined::Untouched => StatusCode::SERVICE_UNAVAILABLE,
+            Declined::Refused => StatusCode::BAD_GATEWAY,
+        };
+        answer_without_body(&mut self.respond, status);
+    }
+}
+
+fn answer_without_body(respond: &mut SendResponse<Chunk>, status: StatusCode) {
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    // Fails on a stream that is dead already.
+    let _ = respond.send_response(response, true);
+}
+
+/// For the server's answer to the request, and for the first of HTTP/2 after it.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// However long the server wants us to wait.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
+
+/// Clients that the application has not taken yet. Further ones are left to another agent.
+const BACKLOG: usize = 1024;

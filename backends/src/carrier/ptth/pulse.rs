@@ -1,0 +1,141 @@
+//! Whether the peer is there, and how much a round trip brings. HTTP/2's PING answers both.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use h2::{Ping, PingPong};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::window::Window;
+
+/// A session's end of a connection, as far as windows are concerned.
+pub(super) trait SetWindow {
+    /// Refused while the peer has yet to acknowledge the last change.
+    fn set_window(&mut self, size: u32) -> Result<(), h2::Error>;
+}
+
+/// How long silence may last.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Before the peer is asked whether it is there.
+    pub ping_after: Duration,
+    /// Before it is given up.
+    pub dead_after: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { ping_after: Duration::from_secs(5), dead_after: Duration::from_secs(15) }
+    }
+}
+
+/// The pulse of a connection. Polled by whoever drives the connection, each time after it was driven.
+pub(super) struct Pulse {
+    pings: PingPong,
+    patience: Patience,
+    heard: Arc<AtomicU64>,
+    /// As it stood when anything was last heard, and when that was.
+    last: (u64, Instant),
+    /// A question that has not been answered: when it was asked, and what had been heard by then.
+    asked: Option<(Instant, u64)>,
+    /// What had been heard at the last answer.
+    looked: u64,
+    has_answered: bool,
+    window: Window,
+    timer: Pin<Box<Sleep>>,
+}
+
+/// Nothing has been heard for too long.
+#[derive(Debug)]
+pub(super) struct Silent;
+
+impl Pulse {
+    pub(super) fn new(pings: PingPong, heard: Arc<AtomicU64>, patience: Patience) -> Self {
+        let now = Instant::now();
+        Self {
+            pings,
+            patience,
+            last: (heard.load(Ordering::Relaxed), now),
+            heard,
+            asked: None,
+            looked: 0,
+            has_answered: false,
+            window: Window::new(),
+            // At once: the first answer says that the peer speaks HTTP/2.
+            timer: Box::pin(sleep_until(now)),
+        }
+    }
+
+    /// The peer has answered a PING, so its settings have come too.
+    #[cfg(feature = "serve")]
+    pub(super) fn has_answered(&self) -> bool {
+        self.has_answered
+    }
+
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: &mut impl SetWindow,
+        streams: usize,
+    ) -> Poll<Silent> {
+        let heard = self.heard.load(Ordering::Relaxed);
+        let is_news = heard != self.last.0;
+        if is_news {
+            self.last = (heard, Instant::now());
+        }
+        self.poll_answer(cx, heard);
+        if is_news && self.asked.is_none() && self.window.wants_a_look(heard - self.looked, self.last.1) {
+            self.ask(cx, heard);
+        }
+        if let Some(size) = self.window.due(streams)
+            && connection.set_window(size).is_ok()
+        {
+            self.window.tell(size);
+        }
+        self.poll_silence(cx, heard)
+    }
+
+    fn poll_answer(&mut self, cx: &mut Context<'_>, heard: u64) {
+        let Some((asked, heard_then)) = self.asked else { return };
+        // An error is the connection's, and it tells whoever drives it.
+        if let Poll::Ready(Ok(_)) = self.pings.poll_pong(cx) {
+            let now = Instant::now();
+            self.window.measure(heard - heard_then, now - asked, now);
+            (self.asked, self.has_answered) = (None, true);
+            self.looked = heard;
+        }
+    }
+
+    fn poll_silence(&mut self, cx: &mut Context<'_>, heard: u64) -> Poll<Silent> {
+        while self.timer.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            let silence = now - self.last.1;
+            if silence >= self.patience.dead_after {
+                return Poll::Ready(Silent);
+            }
+            let is_first = !self.has_answered && self.asked.is_none();
+            if is_first || (silence >= self.patience.ping_after && self.asked.is_none()) {
+                self.ask(cx, heard);
+            }
+            let next =
+                if silence < self.patience.ping_after { self.patience.ping_after } else { self.patience.dead_after };
+            self.timer.set(sleep_until(self.last.1 + next));
+        }
+        Poll::Pending
+    }
+
+    fn ask(&mut self, cx: &mut Context<'_>, heard: u64) {
+        if self.pings.send_ping(Ping::opaque()).is_ok() {
+            self.asked = Some((Instant::now(), heard));
+            // So that the answer wakes us.
+            self.poll_answer(cx, heard);
+        }
+    }
+}

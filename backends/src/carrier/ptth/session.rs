@@ -1,0 +1,324 @@
+//! One agent's connection, at the server: HTTP/2's client, on a connection that was accepted.
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use async_trait::async_trait;
+use h2::{
+    Reason,
+    client::{Connection, ResponseFuture, SendRequest},
+};
+use http::{Method, Request, StatusCode, Uri, header::FORWARDED};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, timeout_at},
+};
+use tunnel_api::AgentLoss;
+
+use super::{
+    forwarded::forwarded,
+    gate::Entry,
+    limits::{self, LAST_STREAM, MOST_STREAMS},
+    pulse::{Pulse, SetWindow},
+    resets::{Resets, Turn},
+    stream::{Chunk, H2Stream},
+    wire::Wire,
+};
+use crate::{
+    carrier::Declined,
+    relay::Duplex,
+    replay::Replay,
+    session::{BoxStream, Session, SessionGone, SessionStream},
+    sessions::Membership,
+    uplink::ClientInfo,
+};
+
+/// Serves an agent's connection until it ends. `deadline` is for the agent to show that it speaks HTTP/2.
+pub(super) async fn serve(io: Replay, entry: Entry, resets: u32, deadline: Instant) {
+    let agent = entry.addr;
+    let stop = entry.admitted.stop.clone();
+    let met = tokio::select! {
+        biased;
+        () = stop.cancelled() => return,
+        met = timeout_at(deadline, Agent::meet(io, &entry)) => met,
+    };
+    let ended = match met {
+        Ok(Ok((agent, sender))) => agent.serve(sender, &entry, resets).await,
+        Ok(Err(error)) => Ended::Broken(error),
+        Err(_) => Ended::Silent,
+    };
+    tracing::debug!(agent.addr = %agent, ?ended, "agent's session ended");
+}
+
+/// How a session ended.
+#[derive(Debug)]
+enum Ended {
+    /// The agent hung up, said goodbye, or broke HTTP/2's rules.
+    Broken(h2::Error),
+    /// It said goodbye, and all streams have ended.
+    Done,
+    /// It was silent for too long.
+    Silent,
+    /// It came again.
+    Replaced,
+    /// The tunnel is over.
+    Stopped,
+}
+
+impl Ended {
+    fn loss(&self) -> AgentLoss {
+        match self {
+            Self::Silent => AgentLoss::Silent,
+            Self::Broken(error) if error.is_go_away() && !error.is_remote() => AgentLoss::Misbehaved,
+            _ => AgentLoss::HungUp,
+        }
+    }
+}
+
+/// An agent that has shown that it speaks HTTP/2.
+struct Agent {
+    connection: Connection<Wire, Chunk>,
+    pulse: Pulse,
+    /// Held once more by each stream.
+    streams: Arc<()>,
+}
+
+impl SetWindow for Connection<Wire, Chunk> {
+    fn set_window(&mut self, size: u32) -> Result<(), h2::Error> {
+        self.set_initial_window_size(size)
+    }
+}
+
+impl Agent {
+    async fn meet(io: Replay, entry: &Entry) -> Result<(Self, SendRequest<Chunk>), h2::Error> {
+        let wire = Wire::new(io);
+        let heard = wire.heard();
+        let (sender, mut connection) = limits::caller().handshake(wire).await?;
+        // They are there until they are taken.
+        let pings = connection.ping_pong().expect("the connection's pings");
+        let pulse = Pulse::new(pings, heard, entry.admitted.patience);
+        let mut agent = Self { connection, pulse, streams: Arc::default() };
+        poll_fn(|cx| match agent.poll(cx) {
+            Poll::Ready(Ended::Broken(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(_) => Poll::Ready(Err(Reason::CANCEL.into())),
+            Poll::Pending if agent.pulse.has_answered() => Poll::Ready(Ok(())),
+            Poll::Pending => Poll::Pending,
+        })
+        .await?;
+        Ok((agent, sender))
+    }
+
+    async fn serve(mut self, sender: SendRequest<Chunk>, entry: &Entry, resets: u32) -> Ended {
+        let mut stay = Some(Stay::begin(sender, entry, resets, Arc::downgrade(&self.streams)));
+        let (stop, uplink) = (&entry.admitted.stop, &entry.admitted.uplink);
+        let ended = loop {
+            let no_new_streams = tokio::select! {
+                biased;
+                () = stop.cancelled() => break Ended::Stopped,
+                () = entry.replaced.cancelled() => break Ended::Replaced,
+                () = uplink.retired(), if stay.is_some() => true,
+                step = poll_fn(|cx| self.poll_step(cx, stay.as_mut())) => match step {
+                    Some(ended) => break ended,
+                    None => true,
+                }
+            };
+            if no_new_streams {
+                // Nobody holds a sender now but the streams: the connection ends with the last of them.
+                stay = None;
+            }
+        };
+        if let Some(stay) = stay {
+            stay.membership.leave(ended.loss());
+        }
+        ended
+    }
+
+    /// Ready when the session has ended, or with nothing when it should take no new streams.
+    fn poll_step(&mut self, cx: &mut Context<'_>, stay: Option<&mut Stay>) -> Poll<Option<Ended>> {
+        if let Poll::Ready(ended) = self.poll(cx) {
+            return Poll::Ready(Some(ended));
+        }
+        match stay {
+            Some(stay) => {
+                if stay.is_over(cx) {
+                    Poll::Ready(None)
+                } else {
+                    Poll::Pending
+                }
+            }
+            None => Poll::Pending,
+        }
+    }
+
+    /// Drives the connection; ready when it has ended.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        if let Poll::Ready(ended) = Pin::new(&mut self.connection).poll(cx) {
+            return Poll::Ready(ended.map_or_else(Ended::Broken, |()| Ended::Done));
+        }
+        let streams = Arc::strong_count(&self.streams) - 1;
+        self.pulse.poll(cx, &mut self.connection, streams).map(|_silent| Ended::Silent)
+    }
+}
+
+/// The time in which a session takes new streams.
+struct Stay {
+    membership: Membership,
+    sender: SendRequest<Chunk>,
+    session: Arc<PtthSession>,
+}
+
+impl Stay {
+    fn begin(sender: SendRequest<Chunk>, entry: &Entry, resets: u32, streams: Weak<()>) -> Self {
+        let session = Arc::new(PtthSession {
+            sender: sender.clone(),
+            // An address' authority is always one of a URI.
+            authority: entry.admitted.address.authority().parse().unwrap_or_default(),
+            room: sender.current_max_send_streams().min(MOST_STREAMS as usize),
+            resets: Arc::new(Resets::new(resets)),
+            streams,
+            is_worn_out: AtomicBool::new(false),
+        });
+        let membership = entry.admitted.uplink.join(session.clone(), entry.addr, entry.take_over());
+        Self { membership, sender, session }
+    }
+
+    /// The agent has said goodbye, or the stream ids are used up.
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        let is_refused = matches!(self.sender.poll_ready(cx), Poll::Ready(Err(_)));
+        is_refused || self.session.is_worn_out.load(Ordering::Relaxed)
+    }
+}
+
+struct PtthSession {
+    sender: SendRequest<Chunk>,
+    authority: Uri,
+    room: usize,
+    resets: Arc<Resets>,
+    streams: Weak<()>,
+    is_worn_out: AtomicBool,
+}
+
+#[async_trait]
+impl Session for PtthSession {
+    async fn open(&self, client: &ClientInfo) -> Result<BoxStream, SessionGone> {
+        let counted = self.streams.upgrade().ok_or(SessionGone)?;
+        let mut request = Request::new(());
+        *request.method_mut() = Method::CONNECT;
+        *request.uri_mut() = self.authority.clone();
+        let forwarded = forwarded(client.client_addr, client.public_addr);
+        // Addresses are fine header values.
+        request.headers_mut().insert(FORWARDED, forwarded.parse().map_err(|_| SessionGone)?);
+        let (answer, send) = self.sender.clone().send_request(request, false).map_err(|_| SessionGone)?;
+        if send.stream_id().as_u32() >= LAST_STREAM {
+            self.is_worn_out.store(true, Ordering::Relaxed);
+        }
+        Ok(Box::new(CallerStream {
+            inner: H2Stream::new(send, None, counted),
+            answer: Some(answer),
+            resets: self.resets.clone(),
+            turn: Turn::default(),
+        }))
+    }
+
+    fn room(&self) -> usize {
+        self.room
+    }
+}
+
+/// A stream at the side that opened it.
+struct CallerStream {
+    inner: H2Stream,
+    /// Until it has come.
+    answer: Option<ResponseFuture>,
+    resets: Arc<Resets>,
+    turn: Turn,
+}
+
+impl SessionStream for CallerStream {
+    fn poll_accepted(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Declined>> {
+        let Some(answer) = &mut self.answer else { return Poll::Ready(Ok(())) };
+        let answer = ready!(Pin::new(answer).poll(cx));
+        self.answer = None;
+        let declined = match answer {
+            Ok(answer) if answer.status().is_success() => {
+                self.inner.begin_to_read(answer.into_body());
+                return Poll::Ready(Ok(()));
+            }
+            Ok(answer) if answer.status() == StatusCode::SERVICE_UNAVAILABLE => Declined::Untouched,
+            Err(error) if is_untouched(&error) => Declined::Untouched,
+            Ok(_) | Err(_) => Declined::Refused,
+        };
+        self.inner.abort_on_drop();
+        Poll::Ready(Err(declined))
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.inner.is_over() || self.inner.poll_reset(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        ready!(self.resets.poll_turn(cx, &mut self.turn));
+        self.inner.reset();
+        Poll::Ready(())
+    }
+}
+
+/// The agent has certainly done nothing with the stream: it said so (RFC 9113, 8.7), or the stream is above the last one that
+/// it named in its goodbye.
+fn is_untouched(error: &h2::Error) -> bool {
+    error.is_remote() && (error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM))
+}
+
+impl Drop for CallerStream {
+    fn drop(&mut self) {
+        // Not finished, as the agent's streams are when they are dropped: nobody has said so.
+        if !self.inner.is_over() {
+            self.inner.abort_on_drop();
+        }
+    }
+}
+
+impl AsyncRead for CallerStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for CallerStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+impl Duplex for CallerStream {
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.inner.poll_readable(cx)
+    }
+
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.inner.poll_sent(cx)
+    }
+
+    fn has_aborted(&mut self, cx: &mut Context<'_>) -> bool {
+        self.inner.has_aborted(cx)
+    }
+
+    fn abort_on_drop(&mut self) {
+        self.inner.abort_on_drop();
+    }
+}

@@ -1,0 +1,274 @@
+//! One HTTP/2 stream as two directions of bytes: END_STREAM is the end of one, RST_STREAM aborts both. The `h2` crate is used
+//! directly because hyper does not show the difference.
+
+use std::{
+    collections::VecDeque,
+    io::{self, ErrorKind},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+    thread,
+};
+
+use bytes::{Buf, Bytes};
+use futures_util::task::AtomicWaker;
+use h2::{Reason, RecvStream, SendStream};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    task::coop,
+};
+
+use crate::relay::Duplex;
+
+/// A stream, at either end.
+///
+/// Dropping it unfinished finishes it, as closing a socket does; unless it is to be aborted, or dropped by a panic.
+pub(super) struct H2Stream {
+    send: SendStream<Chunk>,
+    recv: Option<RecvStream>,
+    /// Read from the connection and not yet by anybody.
+    ahead: VecDeque<Bytes>,
+    /// What comes after that.
+    end: End,
+    outbox: Arc<Outbox>,
+    told_end: bool,
+    is_aborting: bool,
+    /// One of the session's.
+    _counted: Arc<()>,
+}
+
+/// How what the peer says ends, as far as that has been read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    NotYet,
+    Finished,
+    Aborted,
+}
+
+impl H2Stream {
+    /// `recv` may come later; until then nothing can be read.
+    pub(super) fn new(send: SendStream<Chunk>, recv: Option<RecvStream>, counted: Arc<()>) -> Self {
+        Self {
+            send,
+            recv,
+            ahead: VecDeque::new(),
+            end: End::NotYet,
+            outbox: Arc::default(),
+            told_end: false,
+            is_aborting: false,
+            _counted: counted,
+        }
+    }
+
+    #[cfg(feature = "serve")]
+    pub(super) fn begin_to_read(&mut self, recv: RecvStream) {
+        self.recv = Some(recv);
+    }
+
+    /// Both directions have ended by themselves: nothing more will be said about this stream.
+    #[cfg(feature = "serve")]
+    pub(super) fn is_over(&self) -> bool {
+        self.told_end && self.end == End::Finished && !self.is_aborting
+    }
+
+    /// Ready when the peer has reset the stream, or the connection is gone.
+    pub(super) fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.send.poll_reset(cx).map(|_| ())
+    }
+
+    /// Aborts it now. What is queued for the peer is lost.
+    pub(super) fn reset(&mut self) {
+        self.send.send_reset(Reason::CANCEL);
+        (self.told_end, self.end) = (true, End::Aborted);
+    }
+
+    fn poll_next_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, End>> {
+        let Some(recv) = &mut self.recv else { return Poll::Pending };
+        let end = match ready!(recv.poll_data(cx)) {
+            Some(Ok(chunk)) => return Poll::Ready(Ok(chunk)),
+            Some(Err(_)) => End::Aborted,
+            None => End::Finished,
+        };
+        self.end = end;
+        Poll::Ready(Err(end))
+    }
+
+    /// Has something to give: bytes, an end or an error.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.ahead.is_empty() && self.end == End::NotYet {
+            if let Ok(chunk) = ready!(self.poll_next_chunk(cx))
+                && !chunk.is_empty()
+            {
+                self.ahead.push_back(chunk);
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// How the stream ended, once it is known to be dead: reads to its end what has arrived, which takes no room that it did
+    /// not take before. A peer that had finished and then wants no more has not aborted.
+    fn learn_end(&mut self, cx: &mut Context<'_>) -> End {
+        while self.end == End::NotYet {
+            match self.poll_next_chunk(cx) {
+                Poll::Ready(Ok(chunk)) => self.ahead.push_back(chunk),
+                Poll::Ready(Err(_)) => {}
+                // It was never answered.
+                Poll::Pending => return End::Aborted,
+            }
+        }
+        self.end
+    }
+
+    fn write_error(&mut self, cx: &mut Context<'_>) -> io::Error {
+        match self.learn_end(cx) {
+            End::Finished => ErrorKind::BrokenPipe.into(),
+            _ => ErrorKind::ConnectionReset.into(),
+        }
+    }
+}
+
+impl AsyncRead for H2Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let coop = ready!(coop::poll_proceed(cx));
+        ready!(self.poll_ahead(cx));
+        coop.made_progress();
+        let mut read = 0;
+        while buf.remaining() > 0
+            && let Some(chunk) = self.ahead.front_mut()
+        {
+            let some = chunk.len().min(buf.remaining());
+            buf.put_slice(&chunk[..some]);
+            chunk.advance(some);
+            read += some;
+            if chunk.is_empty() {
+                self.ahead.pop_front();
+            }
+        }
+        if let Some(recv) = &mut self.recv {
+            // Fails only where more is released than was received.
+            let _ = recv.flow_control().release_capacity(read);
+        }
+        if read == 0 && self.end == End::Aborted {
+            return Poll::Ready(Err(ErrorKind::ConnectionReset.into()));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for H2Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let coop = ready!(coop::poll_proceed(cx));
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let mut room = self.send.capacity();
+        if room == 0 {
+            self.send.reserve_capacity(buf.len());
+            room = match ready!(self.send.poll_capacity(cx)) {
+                Some(Ok(room)) => room,
+                Some(Err(_)) | None => return Poll::Ready(Err(self.write_error(cx))),
+            };
+        }
+        coop.made_progress();
+        let some = buf.len().min(room);
+        let chunk = self.outbox.chunk(Bytes::copy_from_slice(&buf[..some]));
+        match self.send.send_data(chunk, false) {
+            Ok(()) => Poll::Ready(Ok(some)),
+            Err(_) => Poll::Ready(Err(self.write_error(cx))),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !std::mem::replace(&mut self.told_end, true) {
+            let end = self.outbox.chunk(Bytes::new());
+            if self.send.send_data(end, true).is_err() {
+                return Poll::Ready(Err(self.write_error(cx)));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Duplex for H2Stream {
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_ahead(cx).map(Ok)
+    }
+
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.outbox.waiting.register(cx.waker());
+        if self.outbox.chunks.load(Ordering::Acquire) == 0 {
+            return Poll::Ready(());
+        }
+        // Where the stream is dead, nothing leaves any more.
+        self.poll_reset(cx)
+    }
+
+    fn has_aborted(&mut self, cx: &mut Context<'_>) -> bool {
+        self.poll_reset(cx).is_ready() && self.learn_end(cx) == End::Aborted
+    }
+
+    fn abort_on_drop(&mut self) {
+        self.is_aborting = true;
+    }
+}
+
+impl Drop for H2Stream {
+    fn drop(&mut self) {
+        if self.is_aborting || thread::panicking() {
+            self.send.send_reset(Reason::CANCEL);
+        } else if !self.told_end {
+            // Fails on a stream that is dead already. What the peer still says is refused by the `h2` crate, kindly.
+            let _ = self.send.send_data(self.outbox.chunk(Bytes::new()), true);
+        }
+    }
+}
+
+/// What a stream has written and the connection has yet to send.
+#[derive(Debug, Default)]
+struct Outbox {
+    chunks: AtomicUsize,
+    waiting: AtomicWaker,
+}
+
+impl Outbox {
+    fn chunk(self: &Arc<Self>, bytes: Bytes) -> Chunk {
+        self.chunks.fetch_add(1, Ordering::Relaxed);
+        Chunk { bytes, outbox: self.clone() }
+    }
+}
+
+/// Bytes on their way; the `h2` crate drops them when they have been handed to the socket.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    bytes: Bytes,
+    outbox: Arc<Outbox>,
+}
+
+impl Buf for Chunk {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        if self.outbox.chunks.fetch_sub(1, Ordering::Release) == 1 {
+            self.outbox.waiting.wake();
+        }
+    }
+}

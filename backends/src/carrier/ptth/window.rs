@@ -1,0 +1,122 @@
+//! How much may be on its way to us on each stream: enough to fill the path, and not more than the session's budget.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::limits::{BUDGET, FIRST_WINDOW, LEAST_WINDOW, MOST_WINDOW};
+
+/// The receive window of every stream of a session. HTTP/2 has one for all of them, which can be changed for all at once.
+#[derive(Debug)]
+pub(super) struct Window {
+    /// What the peer has been told.
+    told: u32,
+    /// What would fill the path, as far as we know.
+    measured: u32,
+    /// Bytes a second, the most we have seen.
+    best: f64,
+    /// When it is worth looking again.
+    next_look: Instant,
+    pause: Duration,
+}
+
+impl Window {
+    pub(super) fn new() -> Self {
+        Self { told: FIRST_WINDOW, measured: FIRST_WINDOW, best: 0.0, next_look: Instant::now(), pause: FIRST_PAUSE }
+    }
+
+    /// Whether a round trip should be measured, now that so many bytes have come since the last one: only where the window
+    /// could be what holds them up.
+    pub(super) fn wants_a_look(&self, bytes: u64, now: Instant) -> bool {
+        self.measured < MOST_WINDOW && bytes >= u64::from(self.told / 2) && now >= self.next_look
+    }
+
+    /// So many bytes came within a round trip. If they fill the window, and faster than ever, a larger one would bring more;
+    /// where a larger one brought nothing, the path is full, and more would only wait in queues.
+    pub(super) fn measure(&mut self, bytes: u64, round_trip: Duration, now: Instant) {
+        let bandwidth = bytes as f64 / round_trip.as_secs_f64().max(1e-6);
+        let fills = bytes >= u64::from(self.told) * 2 / 3;
+        if fills && bandwidth > self.best * BETTER {
+            self.best = bandwidth;
+            self.measured = u32::try_from(bytes * 2).unwrap_or(MOST_WINDOW).clamp(self.measured, MOST_WINDOW);
+            self.pause = FIRST_PAUSE;
+            self.next_look = now;
+        } else {
+            self.next_look = now + self.pause;
+            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// What the peer should be told now that so many streams are open, if it is something else than it knows. Sizes are
+    /// powers of two, and one that was shrunk to share the budget grows again only when half of it is free: clients come and
+    /// go without a word to the peer.
+    pub(super) fn due(&self, streams: usize) -> Option<u32> {
+        let streams = u32::try_from(streams.max(1)).unwrap_or(u32::MAX);
+        let most = floor_power(BUDGET / streams).max(LEAST_WINDOW);
+        if most < self.told {
+            return Some(most);
+        }
+        let wanted = floor_power(self.measured).min(floor_power(BUDGET / streams.saturating_mul(2)));
+        (wanted > self.told).then_some(wanted)
+    }
+
+    pub(super) fn tell(&mut self, size: u32) {
+        self.told = size;
+    }
+}
+
+fn floor_power(size: u32) -> u32 {
+    1 << size.max(1).ilog2()
+}
+
+/// Less is noise.
+const BETTER: f64 = 1.1;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes come as fast as window and path let them.
+    fn after_rounds(path: f64, round_trip: Duration, streams: usize) -> u32 {
+        let mut window = Window::new();
+        for _ in 0..30 {
+            let bytes = f64::from(window.told).min(path * round_trip.as_secs_f64()) as u64;
+            window.measure(bytes, round_trip, Instant::now());
+            if let Some(size) = window.due(streams) {
+                window.tell(size);
+            }
+        }
+        window.told
+    }
+
+    #[tokio::test]
+    async fn it_grows_until_the_path_is_full_and_no_further() {
+        let round_trip = Duration::from_millis(100);
+        let filled = after_rounds(50e6, round_trip, 1);
+        assert!((5_000_000..=16 * 1024 * 1024).contains(&filled), "{filled}");
+        assert_eq!(after_rounds(1e5, round_trip, 1), FIRST_WINDOW);
+        assert_eq!(after_rounds(1e12, round_trip, 1), MOST_WINDOW);
+    }
+
+    #[tokio::test]
+    async fn all_streams_together_stay_within_the_budget() {
+        for streams in [1, 4, 5, 64, 1024, 1025, 4096] {
+            let told = after_rounds(1e12, Duration::from_millis(100), streams);
+            assert!(told as usize * streams <= BUDGET as usize, "{told} each for {streams}");
+            assert!(told >= if streams <= 1024 { FIRST_WINDOW } else { LEAST_WINDOW }, "{told} each for {streams}");
+        }
+    }
+
+    #[tokio::test]
+    async fn coming_and_going_at_a_limit_changes_nothing() {
+        let mut window = Window::new();
+        window.measured = MOST_WINDOW;
+        window.tell(window.due(16).unwrap());
+        let told = window.due(33).expect("less for more");
+        window.tell(told);
+        assert_eq!(window.due(32), None);
+        assert!(window.due(8).is_some_and(|size| size > told));
+    }
+}
