@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -30,7 +30,7 @@ impl Replay {
         if read.is_empty() {
             return self;
         }
-        let mut first = BytesMut::from(read);
+        let mut first = bytes::BytesMut::from(read);
         first.extend_from_slice(&self.first);
         Self { first: first.freeze(), ..self }
     }

@@ -15,7 +15,7 @@ use tunnel_backends::{
     sockets,
 };
 
-use crate::{TunnelListener, TunnelStream};
+use crate::{TunnelListener, stream::Offered};
 
 impl TunnelListener {
     /// Forwards every client to `target`, such as `127.0.0.1:3000`, until the tunnel is closed for good. A client whose
@@ -25,7 +25,7 @@ impl TunnelListener {
     pub async fn forward_to(&mut self, target: impl Into<String>) {
         let target = Target::new(target.into());
         let clients = TaskTracker::new();
-        while let Ok(client) = self.accept().await {
+        while let Some(client) = self.offered().await {
             let (target, hang_up) = (target.clone(), self.hang_up.clone());
             clients.spawn(async move { target.serve(client, &hang_up).await });
         }
@@ -46,7 +46,7 @@ impl Target {
         Self { name: name.into(), is_down: Arc::default() }
     }
 
-    async fn serve(&self, client: TunnelStream, hang_up: &CancellationToken) {
+    async fn serve(&self, client: Offered, hang_up: &CancellationToken) {
         let from = client.client_addr();
         let service = match self.connect().await {
             Ok(service) => service,
@@ -54,12 +54,14 @@ impl Target {
                 if !self.is_down.swap(true, Ordering::Relaxed) {
                     tracing::warn!(target = %self.name, %error, "the local service does not answer; is it running there?");
                 }
-                return client.abort();
+                return client.refuse();
             }
         };
         if self.is_down.swap(false, Ordering::Relaxed) {
             tracing::info!(target = %self.name, "the local service answers again");
         }
+        // It may have gone meanwhile.
+        let Ok(client) = client.accept() else { return };
         let end = relay(client, service, &Progress::default(), &RelayTimes::default(), hang_up).await;
         tracing::debug!(client.addr = %from, ?end, "stream ended");
     }

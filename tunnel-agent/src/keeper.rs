@@ -9,7 +9,7 @@ use std::{
 use futures_util::StreamExt;
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -17,10 +17,10 @@ use tunnel_api::{
     AddressRequest, Caller, CloseReason, OpenedTunnel, TunnelBackend, TunnelError, TunnelEvents, TunnelRef,
     WatchFilter, What,
 };
-use tunnel_backends::carrier::{DialError, Dialled, Dialler};
+use tunnel_backends::carrier::{ClientsPerDialIn, DialError, Dialler, dialler_for};
 
 use crate::{
-    AgentState, Tunnel, TunnelStream,
+    AgentState, Tunnel,
     backoff::{Backoff, Failure},
     stream::Offered,
 };
@@ -45,11 +45,19 @@ pub(crate) struct Keeper {
     stop: Stop,
     /// Streams that were given out and have not ended.
     running: TaskTracker,
-    dial_ins: JoinSet<Result<Dialled, DialError>>,
+    dial_ins: JoinSet<DialIn>,
     /// Told by each dial-in when it is connected.
     connected: (mpsc::Sender<()>, mpsc::Receiver<()>),
+    /// Dial-ins that are.
+    live: usize,
     demand: Demand,
     backoff: Backoff,
+}
+
+/// What became of a dial-in.
+struct DialIn {
+    was_connected: bool,
+    ended: Result<(), DialError>,
 }
 
 /// What ended the dialling.
@@ -81,7 +89,8 @@ impl Keeper {
             stop,
             running: TaskTracker::new(),
             dial_ins: JoinSet::new(),
-            connected: mpsc::channel(1),
+            connected: mpsc::channel(64),
+            live: 0,
             demand: Demand::new(most),
             backoff: Backoff::default(),
         }
@@ -147,39 +156,26 @@ impl Keeper {
                         return Over::Closed;
                     }
                 }
-                Some(()) = self.connected.1.recv() => self.show(AgentState::Online),
-                Some(dialled) = self.dial_ins.join_next() => match dialled {
-                    Ok(Ok(client)) => {
-                        self.demand.client_came();
-                        self.backoff.reset();
-                        if !self.hand_on(client, &leave).await {
-                            return Over::Left;
-                        }
-                    }
-                    Ok(Err(error)) => {
-                        tracing::debug!(%error, cause = ?std::error::Error::source(&error), "dial-in failed");
-                        // A pool's dial-ins fail together; the first one asks for all.
-                        if inquiry.is_none() {
-                            inquiry = Some(self.inquire(Failure::of(&error)));
-                        }
-                        if self.dial_ins.is_empty() {
-                            self.show(AgentState::Dialling);
-                        }
-                    }
-                    // Panicked in a dialler of ours; the next one is dialled anew.
-                    Err(error) => tracing::debug!(%error, "dial-in lost"),
+                Some(()) = self.connected.1.recv() => {
+                    self.live += 1;
+                    self.show(AgentState::Online);
+                }
+                Some(dial_in) = self.dial_ins.join_next() => match self.dial_in_ended(dial_in) {
+                    // A pool's dial-ins fail together; the first one asks for all.
+                    Some(error) if inquiry.is_none() => inquiry = Some(self.inquire(&error)),
+                    _ => {}
                 },
                 standing = found_out(&mut inquiry) => {
                     inquiry = match standing {
                         Standing::Open => None,
-                        Standing::Unknown => Some(self.inquire(Failure::Silent)),
+                        Standing::Unknown => Some(self.ask_again(Failure::Silent)),
                         Standing::Gone => {
                             if let Ok(Some(CloseReason::Requested)) = timeout(TOLD, closed(&mut events)).await {
                                 return Over::Closed;
                             }
                             self.open_again().await.err().map(|error| {
                                 tracing::warn!(%error, "cannot open the tunnel again; trying on");
-                                self.inquire(Failure::Refused)
+                                self.ask_again(Failure::Refused)
                             })
                         }
                     };
@@ -191,37 +187,95 @@ impl Keeper {
         }
     }
 
-    /// As many dial-ins as should wait.
+    /// As many dial-ins as there should be.
     fn fill(&mut self) {
-        while self.dial_ins.len() < self.demand.target() {
+        let wanted = match self.dialler.clients() {
+            ClientsPerDialIn::One => self.demand.target(),
+            ClientsPerDialIn::Many => self.tunnel.session_count(),
+        };
+        while self.dial_ins.len() < wanted {
             self.dial();
         }
     }
 
+    /// The application takes clients at its own pace. One that it has not taken keeps its dial-in from being replaced, so
+    /// that the rest wait at the server.
     fn dial(&mut self) {
-        let (dialler, uri, connected) = (self.dialler.clone(), self.opened.uri.clone(), self.connected.0.clone());
+        let (dialler, uri, streams) = (self.dialler.clone(), self.opened.uri.clone(), self.streams.clone());
+        let (connected, running) = (self.connected.0.clone(), self.running.clone());
         self.dial_ins.spawn(async move {
-            let connected = Box::new(move || {
-                // One message is enough to be told that we are connected.
-                let _ = connected.try_send(());
-            });
-            dialler.dial(&uri, connected).await
+            let mut clients = match dialler.dial(&uri).await {
+                Ok(clients) => clients,
+                Err(error) => return DialIn { was_connected: false, ended: Err(error) },
+            };
+            // Nobody listens when all is over.
+            let _ = connected.send(()).await;
+            let ended = loop {
+                match clients.next().await {
+                    Ok(Some(offer)) => {
+                        if streams.send(Offered::new(offer, running.token())).await.is_err() {
+                            break Ok(());
+                        }
+                    }
+                    Ok(None) => break Ok(()),
+                    Err(error) => break Err(error),
+                }
+            };
+            DialIn { was_connected: true, ended }
         });
     }
 
-    /// The application takes clients at its own pace; while it takes none, no dial-in is replaced and the rest wait at the
-    /// server.
-    async fn hand_on(&mut self, client: Dialled, leave: &CancellationToken) -> bool {
-        let stream = Offered::new(TunnelStream::new(client, self.running.token()));
-        tokio::select! {
-            biased;
-            () = leave.cancelled() => false,
-            sent = self.streams.send(stream) => sent.is_ok(),
+    /// Keeps the books, and gives what has to be looked into.
+    fn dial_in_ended(&mut self, dial_in: Result<DialIn, JoinError>) -> Option<DialError> {
+        let dial_in = match dial_in {
+            Ok(dial_in) => dial_in,
+            Err(error) => {
+                // It was a dialler of ours that panicked; the next one is dialled anew.
+                tracing::debug!(%error, "dial-in lost");
+                return None;
+            }
+        };
+        self.live = self.live.saturating_sub(usize::from(dial_in.was_connected));
+        match (dial_in.ended, self.dialler.clients()) {
+            (Ok(()), ClientsPerDialIn::One) => {
+                self.demand.client_came();
+                self.backoff.reset();
+                None
+            }
+            (Ok(()), ClientsPerDialIn::Many) => {
+                tracing::debug!("session over; the next one takes its place");
+                None
+            }
+            (Err(error), _) => {
+                tracing::debug!(%error, cause = ?std::error::Error::source(&error), "dial-in failed");
+                if self.live == 0 {
+                    self.show(AgentState::Dialling);
+                }
+                Some(error)
+            }
         }
     }
 
-    /// After a failure: waits as long as one should, then asks how the tunnel stands.
-    fn inquire(&mut self, failure: Failure) -> Inquiry {
+    /// After a failure: waits as long as one should, then finds out how the tunnel stands.
+    fn inquire(&mut self, error: &DialError) -> Inquiry {
+        match (error, self.dialler.clients()) {
+            // The server has said so, to the one who had the ticket.
+            (DialError::UnknownTunnel, _) => Box::pin(std::future::ready(Standing::Gone)),
+            // The next dial-in will tell.
+            (_, ClientsPerDialIn::Many) => {
+                let least = if let DialError::Busy { after, .. } = error { *after } else { Duration::ZERO };
+                let wait = self.backoff.after(Failure::of(error)).max(least);
+                Box::pin(async move {
+                    sleep(wait).await;
+                    Standing::Open
+                })
+            }
+            // Whose port it is now cannot be seen from outside.
+            (_, ClientsPerDialIn::One) => self.ask_again(Failure::of(error)),
+        }
+    }
+
+    fn ask_again(&mut self, failure: Failure) -> Inquiry {
         let (backend, uri, wait) = (self.backend.clone(), self.opened.uri.clone(), self.backoff.after(failure));
         Box::pin(async move {
             sleep(wait).await;
@@ -245,9 +299,16 @@ impl Keeper {
         let address = AddressRequest::exactly(&self.opened.address);
         let request =
             self.tunnel.request(Some(address)).map_err(|error| TunnelError::invalid("name", error.to_string()))?;
-        self.opened = self.backend.open_tunnel(&Caller::embedded(), request).await?;
-        self.dial_ins.abort_all();
-        while self.dial_ins.join_next().await.is_some() {}
+        let opened = self.backend.open_tunnel(&Caller::embedded(), request).await?;
+        if opened.uri.scheme() != self.opened.uri.scheme() {
+            // The server has another default backend than it had.
+            let unknown = |error: DialError| TunnelError::invalid("backend", error.to_string());
+            self.dialler = dialler_for(&opened.uri).map_err(unknown)?.into();
+        }
+        self.opened = opened;
+        self.dial_ins.shutdown().await;
+        while self.connected.1.try_recv().is_ok() {}
+        self.live = 0;
         self.show(AgentState::Dialling);
         tracing::info!(address = %self.opened.address, "tunnel opened again");
         Ok(())

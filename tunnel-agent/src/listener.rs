@@ -3,7 +3,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use axum::{extract::connect_info::Connected, serve::IncomingStream};
@@ -76,7 +76,17 @@ impl TunnelListener {
 
     /// The next client. Fails only when the tunnel is closed for good. Cancel-safe.
     pub async fn accept(&mut self) -> io::Result<TunnelStream> {
-        self.streams.recv().await.and_then(Offered::take).ok_or_else(closed)
+        loop {
+            // One that has gone meanwhile is nobody's business.
+            if let Ok(stream) = self.offered().await.ok_or_else(closed)?.accept() {
+                return Ok(stream);
+            }
+        }
+    }
+
+    /// The next client, which has yet to be taken.
+    pub(crate) async fn offered(&mut self) -> Option<Offered> {
+        self.streams.recv().await
     }
 
     /// Follows how the tunnel stands.
@@ -118,12 +128,12 @@ impl axum::serve::Listener for TunnelListener {
     type Addr = Peer;
 
     async fn accept(&mut self) -> (TunnelStream, Peer) {
-        match self.streams.recv().await.and_then(Offered::take) {
-            Some(stream) => {
+        match TunnelListener::accept(self).await {
+            Ok(stream) => {
                 let peer = Peer { client_addr: stream.client_addr() };
                 (stream, peer)
             }
-            None => std::future::pending().await,
+            Err(_) => std::future::pending().await,
         }
     }
 
@@ -145,7 +155,13 @@ impl Stream for TunnelListener {
     type Item = io::Result<TunnelStream>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.streams.poll_recv(cx).map(|offered| offered.and_then(Offered::take).map(Ok))
+        loop {
+            match ready!(self.streams.poll_recv(cx)).map(Offered::accept) {
+                Some(Ok(stream)) => return Poll::Ready(Some(Ok(stream))),
+                Some(Err(_)) => {}
+                None => return Poll::Ready(None),
+            }
+        }
     }
 }
 

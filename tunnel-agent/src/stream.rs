@@ -8,7 +8,7 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tunnel_backends::{
-    carrier::Dialled,
+    carrier::{Declined, Offer},
     relay::{BoxDuplex, Duplex},
 };
 
@@ -32,10 +32,6 @@ pub struct Peer {
 }
 
 impl TunnelStream {
-    pub(crate) fn new(dialled: Dialled, open: TaskTrackerToken) -> Self {
-        Self { io: dialled.io, client_addr: dialled.client_addr, public_addr: dialled.public_addr, _open: open }
-    }
-
     /// Where the client came from, as the tunnel server saw it.
     pub fn client_addr(&self) -> SocketAddr {
         self.client_addr
@@ -52,26 +48,32 @@ impl TunnelStream {
     }
 }
 
-/// A stream on its way to the application. If it never gets there the client sees a reset, and not an empty answer.
+/// A client on its way to the application. If it never gets there, it is left to another agent, or else reset: it must not
+/// look like an empty answer.
 #[derive(Debug)]
-pub(crate) struct Offered(Option<TunnelStream>);
-
-impl Offered {
-    pub(crate) fn new(stream: TunnelStream) -> Self {
-        Self(Some(stream))
-    }
-
-    /// Always there: it is taken once.
-    pub(crate) fn take(mut self) -> Option<TunnelStream> {
-        self.0.take()
-    }
+pub(crate) struct Offered {
+    offer: Offer,
+    open: TaskTrackerToken,
 }
 
-impl Drop for Offered {
-    fn drop(&mut self) {
-        if let Some(stream) = self.0.take() {
-            stream.abort();
-        }
+impl Offered {
+    pub(crate) fn new(offer: Offer, open: TaskTrackerToken) -> Self {
+        Self { offer, open }
+    }
+
+    pub(crate) fn client_addr(&self) -> SocketAddr {
+        self.offer.client_addr
+    }
+
+    /// Takes the client; fails if it has gone meanwhile.
+    pub(crate) fn accept(self) -> io::Result<TunnelStream> {
+        let (client_addr, public_addr) = (self.offer.client_addr, self.offer.public_addr);
+        Ok(TunnelStream { io: self.offer.accept()?, client_addr, public_addr, _open: self.open })
+    }
+
+    /// Resets the client: what it came for cannot be had.
+    pub(crate) fn refuse(self) {
+        self.offer.decline(Declined::Refused);
     }
 }
 

@@ -8,6 +8,7 @@ pub struct Tunnel {
     name: Option<String>,
     labels: Vec<(String, String)>,
     connections: u32,
+    sessions: usize,
 }
 
 impl Tunnel {
@@ -19,6 +20,7 @@ impl Tunnel {
             name: None,
             labels: Vec::new(),
             connections: DIAL_INS,
+            sessions: 1,
         }
     }
 
@@ -57,6 +59,19 @@ impl Tunnel {
         // One would be a tunnel for a single client, and not a listener.
         self.connections = connections.max(2);
         self
+    }
+
+    /// How many connections to keep to the server, on backends where each carries many clients. One unless set here, which
+    /// is best on most paths; where packets are lost on a long one, or the bandwidth is more than one TCP connection gets,
+    /// several carry more together.
+    #[must_use]
+    pub fn sessions(mut self, sessions: usize) -> Self {
+        self.sessions = sessions.max(1);
+        self
+    }
+
+    pub(crate) fn session_count(&self) -> usize {
+        self.sessions
     }
 
     pub(crate) fn most_waiting(&self) -> usize {

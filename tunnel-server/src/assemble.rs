@@ -1,31 +1,39 @@
 //! From config to parts: the only file that knows every part's name.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use tunnel_api::{Router, TunnelBackend};
 use tunnel_backends::{
-    composed::Times, door::DoorTerms, ports::PortPool, relay::RelayTimes, tcp::TcpConfig, tunnels::Tunnels,
+    carrier::ptth::{Gate, Patience},
+    door::DoorTerms,
+    mux::MuxConfig,
+    ports::PortPool,
+    tcp::TcpConfig,
+    tunnels::Tunnels,
 };
 
 use crate::{
-    config::{Backend, Config, Tcp},
+    config::{Backend, Config, Mux, Tcp},
     server::StartError,
 };
 
-/// The parts of a server, before anything listens.
+/// The parts of a server, before anything is accepted.
 pub(crate) struct Parts {
     pub(crate) tunnels: Arc<Tunnels>,
     pub(crate) router: Router,
+    pub(crate) gate: Arc<Gate>,
     pub(crate) door: DoorTerms,
 }
 
-pub(crate) fn assemble(config: &Config) -> Result<Parts, StartError> {
-    let tunnels = Tunnels::new();
+/// `door_addr` is where the one port is.
+pub(crate) fn assemble(config: &Config, door_addr: SocketAddr) -> Result<Parts, StartError> {
+    let (tunnels, gate) = (Tunnels::new(), Gate::new());
     let shared = Shared {
         tunnels: tunnels.clone(),
+        gate: gate.clone(),
         public_ports: PortPool::new(config.ports.public.clone(), config.ports.extra_ports.clone()),
         dial_in_ports: PortPool::new(config.ports.dial_in.clone(), Default::default()),
-        bind: config.listen.ip(),
+        door_addr,
         config,
     };
     let backends: BTreeMap<_, _> =
@@ -38,15 +46,16 @@ pub(crate) fn assemble(config: &Config) -> Result<Parts, StartError> {
         trusted_proxies: config.trusted_proxies.clone(),
         idle: config.door.idle,
     };
-    Ok(Parts { tunnels, router, door })
+    Ok(Parts { tunnels, router, gate, door })
 }
 
 /// What all backends share.
 struct Shared<'c> {
     tunnels: Arc<Tunnels>,
+    gate: Arc<Gate>,
     public_ports: Arc<PortPool>,
     dial_in_ports: Arc<PortPool>,
-    bind: IpAddr,
+    door_addr: SocketAddr,
     config: &'c Config,
 }
 
@@ -54,6 +63,7 @@ impl Shared<'_> {
     fn backend(&self, name: &str, backend: &Backend) -> Arc<dyn TunnelBackend> {
         match backend {
             Backend::Tcp(tcp) => Arc::new(self.tcp(name, tcp).build()),
+            Backend::Mux(mux) => Arc::new(self.mux(name, mux).build()),
         }
     }
 
@@ -63,18 +73,29 @@ impl Shared<'_> {
             tunnels: self.tunnels.clone(),
             public_ports: self.public_ports.clone(),
             dial_in_ports: self.dial_in_ports.clone(),
-            bind: tcp.bind.unwrap_or(self.bind),
+            bind: tcp.bind.unwrap_or(self.door_addr.ip()),
             advertise_agents: self.config.advertise.agents.clone(),
             advertise_clients: self.config.advertise.clients.clone(),
             max_connections: tcp.max_connections,
             waiting_clients: tcp.waiting_clients,
-            times: Times {
-                dial_within: tcp.dial_within,
-                grace: tcp.grace,
-                named_grace: tcp.named_grace,
-                client_wait: tcp.client_wait,
-                relay: RelayTimes { half_closed: tcp.half_closed, unread: tcp.unread, linger: tcp.linger },
-            },
+            times: tcp.times(),
+        }
+    }
+
+    fn mux(&self, name: &str, mux: &Mux) -> MuxConfig {
+        MuxConfig {
+            name: name.to_owned(),
+            tunnels: self.tunnels.clone(),
+            public_ports: self.public_ports.clone(),
+            bind: mux.bind.unwrap_or(self.door_addr.ip()),
+            gate: self.gate.clone(),
+            door: self.door_addr,
+            advertise_agents: self.config.advertise.agents.clone(),
+            advertise_clients: self.config.advertise.clients.clone(),
+            max_sessions: mux.max_sessions,
+            waiting_clients: mux.waiting_clients,
+            patience: Patience { ping_after: mux.ping_after, dead_after: mux.dead_after },
+            times: mux.times(),
         }
     }
 }

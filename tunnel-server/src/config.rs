@@ -1,13 +1,14 @@
 //! What can be set. Every field is a key of the config file, with the same name and default; `tunnel-server.example.toml`
 //! lists and explains them all, and a test keeps the two together.
 
+mod backends;
 mod error;
 mod file;
 mod values;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
@@ -16,6 +17,7 @@ use serde::Deserialize;
 use tunnel_api::Host;
 use tunnel_backends::ports::PortRange;
 
+pub use backends::{Mux, Tcp};
 pub use error::ConfigError;
 
 /// The server's config.
@@ -26,7 +28,7 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Spelled out to run without TLS and credentials off loopback.
     pub insecure: bool,
-    /// The backend of requests that name none. Needed only if there are several.
+    /// The backend of requests that name none. Unset: the only one there is, or else the one that is called `tcp`.
     pub default_backend: Option<String>,
     /// Proxies in front of the server: many parties come from there.
     pub trusted_proxies: Vec<IpNet>,
@@ -92,43 +94,12 @@ pub struct Door {
 pub enum Backend {
     /// One TCP connection a client.
     Tcp(Tcp),
-}
-
-/// `[backends.<name>.tcp]`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Tcp {
-    /// Where dial-in and public ports listen. Unset: the host of `listen`.
-    pub bind: Option<IpAddr>,
-    /// What `connections` may be at the most.
-    pub max_connections: u32,
-    /// Clients of one tunnel that may wait for an agent.
-    pub waiting_clients: usize,
-    /// How long such a client waits.
-    #[serde(with = "humantime_serde")]
-    pub client_wait: Duration,
-    /// How long an unnamed tunnel may stay undialled.
-    #[serde(with = "humantime_serde")]
-    pub dial_within: Duration,
-    /// How long an unnamed tunnel outlives its agents.
-    #[serde(with = "humantime_serde")]
-    pub grace: Duration,
-    /// The same for a named one, before its first agent and after its last.
-    #[serde(with = "humantime_serde")]
-    pub named_grace: Duration,
-    /// How long a stream may stand still while one direction is over and the other one is silent.
-    #[serde(with = "humantime_serde")]
-    pub half_closed: Duration,
-    /// How long a stream may stand still while one side takes nothing of what it was sent.
-    #[serde(with = "humantime_serde")]
-    pub unread: Duration,
-    /// How long the last bytes before an abort may take to leave.
-    #[serde(with = "humantime_serde")]
-    pub linger: Duration,
+    /// One agent connection for any number of clients.
+    Mux(Mux),
 }
 
 impl Config {
-    /// One `tcp` backend on loopback, with ports of the kernel's choice: for tests, examples and one's own machine.
+    /// The default backends on loopback, with ports of the kernel's choice: for tests, examples and one's own machine.
     pub fn local() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
@@ -142,7 +113,7 @@ impl Config {
         match &self.default_backend {
             Some(name) => Some(name),
             None if self.backends.len() == 1 => self.backends.keys().next().map(String::as_str),
-            None => None,
+            None => self.backends.get_key_value("tcp").map(|(name, _)| name.as_str()),
         }
     }
 }
@@ -158,7 +129,10 @@ impl Default for Config {
             advertise: Advertise::default(),
             ports: Ports::default(),
             door: Door::default(),
-            backends: BTreeMap::from([("tcp".to_owned(), Backend::Tcp(Tcp::default()))]),
+            backends: BTreeMap::from([
+                ("tcp".to_owned(), Backend::Tcp(Tcp::default())),
+                ("mux".to_owned(), Backend::Mux(Mux::default())),
+            ]),
         }
     }
 }
@@ -181,24 +155,6 @@ impl Default for Door {
             waiting: terms.waiting,
             waiting_per_source: terms.waiting_per_source,
             idle: terms.idle,
-        }
-    }
-}
-
-impl Default for Tcp {
-    fn default() -> Self {
-        let times = tunnel_backends::composed::Times::default();
-        Self {
-            bind: None,
-            max_connections: 1024,
-            waiting_clients: 64,
-            client_wait: times.client_wait,
-            dial_within: times.dial_within,
-            grace: times.grace,
-            named_grace: times.named_grace,
-            half_closed: times.relay.half_closed,
-            unread: times.relay.unread,
-            linger: times.relay.linger,
         }
     }
 }

@@ -49,12 +49,13 @@ impl Server {
     pub async fn start(config: Config) -> Result<Running, StartError> {
         config.check()?;
         warn_of_risks(&config);
-        let Parts { tunnels, router, door } = assemble(&config)?;
-        let backend: Arc<dyn TunnelBackend> = Arc::new(router);
-        let (http, health) = rpc::build(backend.clone()).await;
         let cannot_listen = |source| StartError::Listen { listen: config.listen, source };
         let listener = sockets::listen(config.listen).map_err(cannot_listen)?;
-        let door = Door::open(listener, door, http).map_err(cannot_listen)?;
+        let addr = listener.local_addr().map_err(cannot_listen)?;
+        let Parts { tunnels, router, gate, door } = assemble(&config, addr)?;
+        let backend: Arc<dyn TunnelBackend> = Arc::new(router);
+        let (http, health) = rpc::build(backend.clone()).await;
+        let door = Door::open(listener, door, gate.in_front_of(http)).map_err(cannot_listen)?;
         Ok(Running { door, tunnels, backend, health, drain: config.drain })
     }
 }

@@ -10,8 +10,8 @@ use ipnet::IpNet;
 
 use super::v1;
 use crate::{
-    CloseReason, OpenTunnel, OpenedTunnel, StreamEnd, TunnelError, TunnelEvent, TunnelInfo, TunnelName, TunnelState,
-    What,
+    AgentLoss, CloseReason, OpenTunnel, OpenedTunnel, StreamEnd, TunnelError, TunnelEvent, TunnelInfo, TunnelName,
+    TunnelState, What,
 };
 
 /// A peer broke the contract of the .proto. Only a client meets this: a server's own refusals name the field.
@@ -141,8 +141,13 @@ pub(super) fn event(event: TunnelEvent) -> v1::WatchTunnelsResponse {
         What::Present(info) => Event::Present(tunnel_info(*info)),
         What::Ready => Event::Ready(v1::Ready {}),
         What::Opened(info) => Event::Opened(tunnel_info(*info)),
-        What::AgentConnected { agent } => Event::AgentConnected(v1::AgentConnected { agent: agent.to_string() }),
-        What::AgentLost { expire_time } => Event::AgentLost(v1::AgentLost { expire_time: Some(expire_time.into()) }),
+        What::AgentConnected { agent, took_over } => Event::AgentConnected(v1::AgentConnected {
+            agent: agent.to_string(),
+            took_over: took_over.map(|addr| addr.to_string()).unwrap_or_default(),
+        }),
+        What::AgentLost { expire_time, loss } => {
+            Event::AgentLost(v1::AgentLost { expire_time: Some(expire_time.into()), loss: agent_loss(loss).into() })
+        }
         What::ClientConnected { stream, client } => {
             Event::ClientConnected(v1::ClientConnected { stream, client: client.to_string() })
         }
@@ -172,8 +177,13 @@ pub(super) fn from_event(event: v1::WatchTunnelsResponse) -> Result<TunnelEvent,
         Event::Present(info) => What::Present(Box::new(from_tunnel_info(info)?)),
         Event::Ready(_) => What::Ready,
         Event::Opened(info) => What::Opened(Box::new(from_tunnel_info(info)?)),
-        Event::AgentConnected(e) => What::AgentConnected { agent: valid("agent", &e.agent)? },
-        Event::AgentLost(e) => What::AgentLost { expire_time: time("expire_time", e.expire_time)? },
+        Event::AgentConnected(e) => What::AgentConnected {
+            agent: valid("agent", &e.agent)?,
+            took_over: if e.took_over.is_empty() { None } else { Some(valid("took_over", &e.took_over)?) },
+        },
+        Event::AgentLost(e) => {
+            What::AgentLost { expire_time: time("expire_time", e.expire_time)?, loss: from_agent_loss(e.loss()) }
+        }
         Event::ClientConnected(e) => What::ClientConnected { stream: e.stream, client: socket(&e.client)? },
         Event::ClientEnded(e) => What::ClientEnded {
             stream: e.stream,
@@ -229,6 +239,23 @@ fn from_close_reason(reason: v1::CloseReason) -> Result<CloseReason, Malformed> 
         v1::CloseReason::AgentLost => Ok(CloseReason::AgentLost),
         v1::CloseReason::Shutdown => Ok(CloseReason::Shutdown),
         v1::CloseReason::Unspecified => Err(Malformed("reason")),
+    }
+}
+
+fn agent_loss(loss: AgentLoss) -> v1::AgentLoss {
+    match loss {
+        AgentLoss::HungUp => v1::AgentLoss::HungUp,
+        AgentLoss::Silent => v1::AgentLoss::Silent,
+        AgentLoss::Misbehaved => v1::AgentLoss::Misbehaved,
+    }
+}
+
+/// A server that does not say is one that only knows of ends.
+fn from_agent_loss(loss: v1::AgentLoss) -> AgentLoss {
+    match loss {
+        v1::AgentLoss::HungUp | v1::AgentLoss::Unspecified => AgentLoss::HungUp,
+        v1::AgentLoss::Silent => AgentLoss::Silent,
+        v1::AgentLoss::Misbehaved => AgentLoss::Misbehaved,
     }
 }
 

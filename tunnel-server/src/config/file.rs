@@ -47,7 +47,7 @@ impl Config {
             Some(name) if !self.backends.contains_key(name) => {
                 impossible("default_backend", format!("there is no backend {name}; write one of: {}", names.join(", ")))
             }
-            None if names.len() > 1 => {
+            None if self.default_backend().is_none() => {
                 impossible("default_backend", format!("say which of these is the default: {}", names.join(", ")))
             }
             _ => Ok(()),
@@ -89,9 +89,13 @@ impl Config {
         if !self.listen.ip().is_loopback() {
             return impossible("listen", why(self.listen.ip()));
         }
-        for (name, Backend::Tcp(tcp)) in &self.backends {
-            if let Some(ip) = tcp.bind.filter(|ip| !ip.is_loopback()) {
-                return impossible(format!("backends.{name}.tcp.bind"), why(ip));
+        for (name, backend) in &self.backends {
+            let (kind, bind) = match backend {
+                Backend::Tcp(tcp) => ("tcp", tcp.bind),
+                Backend::Mux(mux) => ("mux", mux.bind),
+            };
+            if let Some(ip) = bind.filter(|ip| !ip.is_loopback()) {
+                return impossible(format!("backends.{name}.{kind}.bind"), why(ip));
             }
         }
         Ok(())
@@ -105,16 +109,29 @@ impl Config {
         above_zero("door.idle".to_owned(), self.door.idle.is_zero())?;
         above_zero("door.waiting".to_owned(), self.door.waiting == 0)?;
         above_zero("door.waiting_per_source".to_owned(), self.door.waiting_per_source == 0)?;
-        for (name, Backend::Tcp(tcp)) in &self.backends {
-            let key = |key: &str| format!("backends.{name}.tcp.{key}");
-            above_zero(key("max_connections"), tcp.max_connections == 0)?;
-            above_zero(key("waiting_clients"), tcp.waiting_clients == 0)?;
-            above_zero(key("client_wait"), tcp.client_wait.is_zero())?;
-            above_zero(key("dial_within"), tcp.dial_within.is_zero())?;
-            above_zero(key("named_grace"), tcp.named_grace.is_zero())?;
-            above_zero(key("half_closed"), tcp.half_closed.is_zero())?;
-            above_zero(key("unread"), tcp.unread.is_zero())?;
-            if tcp.dial_within > tcp.named_grace {
+        for (name, backend) in &self.backends {
+            let (kind, waiting_clients, times) = match backend {
+                Backend::Tcp(tcp) => {
+                    above_zero(format!("backends.{name}.tcp.max_connections"), tcp.max_connections == 0)?;
+                    ("tcp", tcp.waiting_clients, tcp.times())
+                }
+                Backend::Mux(mux) => {
+                    above_zero(format!("backends.{name}.mux.max_sessions"), mux.max_sessions == 0)?;
+                    above_zero(format!("backends.{name}.mux.ping_after"), mux.ping_after.is_zero())?;
+                    if mux.dead_after <= mux.ping_after {
+                        return impossible(format!("backends.{name}.mux.dead_after"), "must be longer than ping_after");
+                    }
+                    ("mux", mux.waiting_clients, mux.times())
+                }
+            };
+            let key = |key: &str| format!("backends.{name}.{kind}.{key}");
+            above_zero(key("waiting_clients"), waiting_clients == 0)?;
+            above_zero(key("client_wait"), times.client_wait.is_zero())?;
+            above_zero(key("dial_within"), times.dial_within.is_zero())?;
+            above_zero(key("named_grace"), times.named_grace.is_zero())?;
+            above_zero(key("half_closed"), times.relay.half_closed.is_zero())?;
+            above_zero(key("unread"), times.relay.unread.is_zero())?;
+            if times.dial_within > times.named_grace {
                 return impossible(key("dial_within"), "must not be longer than named_grace");
             }
         }
@@ -151,10 +168,12 @@ mod tests {
         Config::parse(text, Path::new("t.toml")).expect_err(text).to_string()
     }
 
+    /// But for the backend that it makes the default one: the one that most people will run.
     #[test]
     fn the_example_config_is_the_default_config() {
         let example = Config::parse(EXAMPLE, Path::new("tunnel-server.example.toml")).unwrap();
-        assert_eq!(example, Config::default());
+        assert_eq!((example.default_backend(), Config::default().default_backend()), (Some("mux"), Some("tcp")));
+        assert_eq!(Config { default_backend: None, ..example }, Config::default());
     }
 
     /// With the comment signs gone from the keys that have no default value, every key of the example is one of ours.
@@ -181,6 +200,9 @@ mod tests {
             ("drain = \"soon\"", &["line 1"]),
             ("[advertise]\nagents = \"h:1\"", &["line 2", "without a port"]),
             ("[backends.x.udp]", &["line 1", "udp", "tcp"]),
+            ("[backends.x.mux]\ndead_after = \"4s\"", &["t.toml:2: backends.x.mux.dead_after", "ping_after"]),
+            ("[backends.x.mux]\nmax_connections = 1", &["line 2", "max_connections", "max_sessions"]),
+            ("[backends.x.mux]\nbind = \"::\"", &["t.toml:2: backends.x.mux.bind", "insecure = true"]),
             ("[backends.x.tcp]\nfoo = 1", &["line 2", "foo", "waiting_clients"]),
             ("\nlisten = \"0.0.0.0:1\"", &["t.toml:2: listen", "insecure = true"]),
             ("[backends.x.tcp]\nbind = \"::\"", &["t.toml:2: backends.x.tcp.bind", "insecure = true"]),

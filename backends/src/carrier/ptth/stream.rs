@@ -79,7 +79,8 @@ impl H2Stream {
         self.send.poll_reset(cx).map(|_| ())
     }
 
-    /// Aborts it now. What is queued for the peer is lost.
+    /// Aborts it now: for those who choose the moment. What is queued for the peer is lost.
+    #[cfg(feature = "serve")]
     pub(super) fn reset(&mut self) {
         self.send.send_reset(Reason::CANCEL);
         (self.told_end, self.end) = (true, End::Aborted);
