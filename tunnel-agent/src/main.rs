@@ -66,7 +66,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
     println!("{}", listener.address());
     eprintln!("forwarding {} to {target} (Ctrl-C to stop)", listener.address());
     tokio::select! {
-        () = listener.forward_to(target) => anyhow::bail!("the tunnel was closed by somebody else"),
+        _ = listener.forward_to(target) => anyhow::bail!("the tunnel was closed by somebody else"),
         () = signals.next() => {}
     }
     // Closes the tunnel, or leaves it to our next start if it has a name; clients that are cut off see a reset.
