@@ -28,4 +28,4 @@ pub use forward::{ForwardCounts, ForwardMeter, Forwarding, Target, TargetError};
 pub use listener::{AgentState, TunnelListener};
 pub use stream::{Peer, TunnelStream};
 pub use tunnel::Tunnel;
-pub use tunnel_api::{PublicAddress, TunnelError, rpc::ConnectError};
+pub use tunnel_api::{PublicAddress, TunnelError, TunnelId, rpc::ConnectError};
