@@ -22,7 +22,7 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Make a local TCP service public until Ctrl-C, and print its public address
-    #[command(after_help = TCP_EXAMPLES)]
+    #[command(override_usage = "tunnel tcp [OPTIONS] <TARGET>", after_help = TCP_EXAMPLES)]
     Tcp(Tcp),
     /// List your tunnels
     #[command(visible_alias = "ls", after_help = LIST_NOTES)]
@@ -31,7 +31,7 @@ pub(crate) enum Command {
     #[command(after_help = WATCH_NOTES)]
     Watch(Watch),
     /// Close a tunnel: its address is free at once and its clients are cut off
-    #[command(after_help = CLOSE_EXAMPLES)]
+    #[command(override_usage = "tunnel close [OPTIONS] <NAME|ID|->", after_help = CLOSE_EXAMPLES)]
     Close(Close),
     /// Print a script that completes this command's arguments in your shell
     #[command(after_help = COMPLETIONS_EXAMPLES)]
@@ -156,10 +156,12 @@ const CLOSE_EXAMPLES: &str = "\
 Examples:
   tunnel close db
   tunnel close t-288364b108163abc
-  tunnel close - < uri.txt          a tunnel's URI is a secret, and arguments can be seen by everybody on this machine";
+  tunnel close - < uri.txt
+
+A tunnel's URI is a secret, and arguments can be seen by everybody on this machine: so it goes through stdin.";
 
 const COMPLETIONS_EXAMPLES: &str = "\
 Examples:
-  source <(tunnel completions bash)                             for this shell; add it to ~/.bashrc to keep it
+  source <(tunnel completions bash)          this shell only; add the line to ~/.bashrc to keep it
   tunnel completions zsh > \"${fpath[1]}/_tunnel\"
   tunnel completions fish > ~/.config/fish/completions/tunnel.fish";

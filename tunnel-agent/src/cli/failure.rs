@@ -28,6 +28,17 @@ impl Failure {
         Self { code: UNREACHABLE, message: message.into() }
     }
 
+    /// Something answered, but not with an answer of the service: a server with a fault, or no tunnel server at all.
+    fn of_a_stranger(status: &tonic::Status) -> Self {
+        match innermost(status) {
+            Some(cause) => {
+                let cause = printable(&cause.to_string());
+                Self::unreachable(format!("what answers there is no tunnel server: {cause}\n{WHERE_SERVERS_COME_FROM}"))
+            }
+            None => Self::new(format!("the tunnel server failed: {}; its log says more", printable(status.message()))),
+        }
+    }
+
     pub(crate) fn exit_code(&self) -> ExitCode {
         self.code.into()
     }
@@ -53,10 +64,14 @@ impl From<OpenError> for Failure {
 
 impl From<TunnelError> for Failure {
     fn from(error: TunnelError) -> Self {
+        if let TunnelError::Internal { source, .. } = &error
+            && let Some(status) = source.downcast_ref::<tonic::Status>()
+        {
+            return Self::of_a_stranger(status);
+        }
         let advice = match &error {
             TunnelError::AddressTaken { .. } => "give another --port, or none to have one chosen".to_owned(),
             TunnelError::NameConflict { name, .. } => format!("`tunnel close {}` closes it", printable(name)),
-            TunnelError::Internal { .. } => "is this a tunnel server? its log may say more".to_owned(),
             _ => String::new(),
         };
         let code = if matches!(error, TunnelError::Unavailable { .. }) { UNREACHABLE } else { FAILED };
@@ -84,6 +99,11 @@ impl fmt::Display for Failure {
 /// The error and its causes on one line.
 fn chain(error: impl std::error::Error + Send + Sync + 'static) -> String {
     format!("{:#}", anyhow::Error::from(error))
+}
+
+/// What a transport's failure comes down to; a server's own refusal has no cause here.
+fn innermost(status: &tonic::Status) -> Option<&dyn std::error::Error> {
+    std::iter::successors(std::error::Error::source(status), |error| error.source()).last()
 }
 
 const WHERE_SERVERS_COME_FROM: &str =

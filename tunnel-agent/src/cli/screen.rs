@@ -1,5 +1,6 @@
 use std::{
     env,
+    ffi::OsStr,
     io::{self, IsTerminal, Write},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -19,8 +20,13 @@ pub(crate) struct Screen {
 
 impl Screen {
     pub(crate) fn stderr() -> Self {
-        let is_live = io::stderr().is_terminal() && env::var_os("TERM").is_none_or(|term| term != "dumb");
-        let has_colours = is_live && env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
+        Self::of(io::stderr().is_terminal(), env::var_os("TERM").as_deref(), env::var_os("NO_COLOR").as_deref())
+    }
+
+    /// As no-color.org has it, an empty NO_COLOR is none.
+    fn of(is_terminal: bool, term: Option<&OsStr>, no_colour: Option<&OsStr>) -> Self {
+        let is_live = is_terminal && term.is_none_or(|term| term != "dumb");
+        let has_colours = is_live && no_colour.is_none_or(OsStr::is_empty);
         Self { is_live, has_colours, drawn: Arc::default() }
     }
 
@@ -85,3 +91,21 @@ impl Write for Screen {
 
 /// To the line's beginning, and nothing left of what it was.
 const CLEAR: &str = "\r\x1b[K";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_terminal_that_can_and_may_is_drawn_on_in_colour() {
+        let screen = |is_terminal, term: &str, no_colour: Option<&str>| {
+            let screen = Screen::of(is_terminal, Some(term.as_ref()), no_colour.map(OsStr::new));
+            (screen.is_live(), screen.has_colours())
+        };
+        assert_eq!(screen(true, "xterm", None), (true, true));
+        assert_eq!(screen(true, "xterm", Some("")), (true, true));
+        assert_eq!(screen(true, "xterm", Some("1")), (true, false));
+        assert_eq!(screen(true, "dumb", None), (false, false));
+        assert_eq!(screen(false, "xterm", None), (false, false));
+    }
+}

@@ -27,7 +27,7 @@ pub(crate) async fn tell(screen: &Screen, mut state: watch::Receiver<AgentState>
     loop {
         let next = stage.after(*state.borrow_and_update());
         if next != stage {
-            log_change(next, screen.is_live());
+            log_change(stage, next, screen.is_live());
             stage = next;
         }
         let counts = meter.read();
@@ -74,14 +74,13 @@ impl Stage {
     }
 }
 
-/// In a terminal the status line says that all is well; that it is not must stay to be read later.
-fn log_change(stage: Stage, is_live: bool) {
-    match stage {
-        Stage::Online if is_live => tracing::debug!("online"),
-        Stage::Online => tracing::info!("online"),
-        Stage::Dialling | Stage::Reconnecting => {
-            tracing::warn!("the connection to the tunnel server is lost; reconnecting until it is back");
-        }
+/// In a terminal the status line says that all is well; what was not must stay to be read later.
+fn log_change(from: Stage, to: Stage, is_live: bool) {
+    match (from, to) {
+        (Stage::Reconnecting, Stage::Online) => tracing::info!("online again"),
+        (_, Stage::Online) if is_live => tracing::debug!("online"),
+        (_, Stage::Online) => tracing::info!("online"),
+        _ => tracing::warn!("the connection to the tunnel server is lost; reconnecting until it is back"),
     }
 }
 
