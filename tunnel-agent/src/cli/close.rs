@@ -50,11 +50,12 @@ fn uri_from_stdin(screen: &Screen) -> Result<TunnelUri, Failure> {
     if stdin.is_terminal() {
         screen.say("the tunnel's URI:");
     }
-    let mut line = String::new();
+    let mut line = Vec::new();
     stdin
         .take(TunnelUri::MAX_LEN as u64 + 2)
-        .read_line(&mut line)
+        .read_until(b'\n', &mut line)
         .map_err(|error| Failure::new(format!("cannot read the URI from stdin: {error}")))?;
+    let line = String::from_utf8_lossy(&line);
     if line.trim().is_empty() {
         return Err(Failure::usage("nothing came on stdin; write the tunnel's URI there: tunnel close - < FILE"));
     }

@@ -33,7 +33,9 @@ impl Failure {
         match innermost(status) {
             Some(cause) => {
                 let cause = printable(&cause.to_string());
-                Self::unreachable(format!("what answers there is no tunnel server: {cause}\n{WHERE_SERVERS_COME_FROM}"))
+                Self::unreachable(format!(
+                    "what is there does not answer as a tunnel server does: {cause}\n{WHERE_SERVERS_COME_FROM}"
+                ))
             }
             None => Self::new(format!("the tunnel server failed: {}; its log says more", printable(status.message()))),
         }
@@ -102,7 +104,7 @@ fn chain(error: impl std::error::Error + Send + Sync + 'static) -> String {
 }
 
 /// What a transport's failure comes down to; a server's own refusal has no cause here.
-fn innermost(status: &tonic::Status) -> Option<&dyn std::error::Error> {
+pub(crate) fn innermost(status: &tonic::Status) -> Option<&dyn std::error::Error> {
     std::iter::successors(std::error::Error::source(status), |error| error.source()).last()
 }
 

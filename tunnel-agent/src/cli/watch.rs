@@ -8,7 +8,7 @@ use tunnel_backends::process::StopSignals;
 use super::{
     args::{Output, Watch},
     close::id,
-    failure::Failure,
+    failure::{Failure, innermost},
     json,
     screen::Screen,
     server::ServerUrl,
@@ -62,8 +62,7 @@ async fn tell(mut events: TunnelEvents, output: Output, watched: Watched<'_>) ->
     loop {
         let event = match events.next().await {
             Some(Ok(event)) => event,
-            Some(Err(TunnelError::Unavailable { why, .. })) => return Err(gone(&why)),
-            Some(Err(error)) => return Err(error.into()),
+            Some(Err(error)) => return Err(lost(error)),
             None => return Err(gone("it ended the watch")),
         };
         is_there |= matches!(event.what, What::Present(_));
@@ -82,6 +81,18 @@ async fn tell(mut events: TunnelEvents, output: Output, watched: Watched<'_>) ->
         if stdout::print(&line)? == Reader::HasGone || was_last {
             return Ok(End::Over);
         }
+    }
+}
+
+/// By now it was a tunnel server: a connection that breaks means that it went away.
+fn lost(error: TunnelError) -> Failure {
+    match &error {
+        TunnelError::Unavailable { why, .. } => gone(why),
+        TunnelError::Internal { source, .. } => match source.downcast_ref().and_then(innermost) {
+            Some(cause) => gone(&cause.to_string()),
+            None => error.into(),
+        },
+        _ => error.into(),
     }
 }
 
