@@ -28,17 +28,10 @@ impl Failure {
         Self { code: UNREACHABLE, message: message.into() }
     }
 
-    /// Something answered, but not with an answer of the service: a server with a fault, or no tunnel server at all.
-    fn of_a_stranger(status: &tonic::Status) -> Self {
-        match innermost(status) {
-            Some(cause) => {
-                let cause = printable(&cause.to_string());
-                Self::unreachable(format!(
-                    "what is there does not answer as a tunnel server does: {cause}\n{WHERE_SERVERS_COME_FROM}"
-                ))
-            }
-            None => Self::new(format!("the tunnel server failed: {}; its log says more", printable(status.message()))),
-        }
+    /// Whatever is there, it does not answer as a tunnel server does: it is stopping, lost, or none.
+    fn no_answer(why: &str) -> Self {
+        let why = printable(why);
+        Self::unreachable(format!("no proper answer from the tunnel server: {why}\n{WHERE_SERVERS_COME_FROM}"))
     }
 
     pub(crate) fn exit_code(&self) -> ExitCode {
@@ -66,23 +59,18 @@ impl From<OpenError> for Failure {
 
 impl From<TunnelError> for Failure {
     fn from(error: TunnelError) -> Self {
-        if let TunnelError::Internal { source, .. } = &error
-            && let Some(status) = source.downcast_ref::<tonic::Status>()
-        {
-            return Self::of_a_stranger(status);
-        }
         let advice = match &error {
+            TunnelError::Unavailable { why, .. } => return Self::no_answer(why),
+            TunnelError::Internal { source, .. } => match source.downcast_ref().and_then(innermost) {
+                Some(cause) => return Self::no_answer(&cause.to_string()),
+                None => "the tunnel server has a fault; its log says more".to_owned(),
+            },
             TunnelError::AddressTaken { .. } => "give another --port, or none to have one chosen".to_owned(),
             TunnelError::NameConflict { name, .. } => format!("`tunnel close {}` closes it", printable(name)),
-            _ => String::new(),
+            _ => return Self::new(printable(&chain(error))),
         };
-        let code = if matches!(error, TunnelError::Unavailable { .. }) { UNREACHABLE } else { FAILED };
         // A refusal is a text of the server's, and goes to a terminal.
-        let mut message = printable(&chain(error));
-        if !advice.is_empty() {
-            message.push_str(&format!("\n  {advice}"));
-        }
-        Self { code, message }
+        Self::new(format!("{}\n  {advice}", printable(&chain(error))))
     }
 }
 
