@@ -10,12 +10,12 @@ use tunnel_backends::process;
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = environment::parse();
-    let screen = Screen::stderr();
+    let screen = Screen::stderr().quiet(args.loudness.quiet);
     log::start(&screen, args.loudness);
     process::raise_descriptor_limit();
     let server = &args.server;
     let end = match args.command {
-        Command::Tcp(args_of_it) => tcp::run(args_of_it, server, &screen, args.loudness).await,
+        Command::Tcp(args_of_it) => tcp::run(&args_of_it, server, &screen).await,
         Command::List(args_of_it) => list::run(&args_of_it, server, &screen).await,
         Command::Watch(args_of_it) => watch::run(&args_of_it, server, &screen).await,
         Command::Close(args_of_it) => close::run(&args_of_it, server, &screen).await,

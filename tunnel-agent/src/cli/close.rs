@@ -14,7 +14,7 @@ pub(crate) async fn run(args: &Close, server: &ServerUrl, screen: &Screen) -> Re
     for tunnel in &candidates {
         match backend.close_tunnel(&Caller::embedded(), tunnel).await {
             Ok(()) => {
-                screen.say(&format!("closed {shown}"));
+                screen.note(&format!("closed {shown}"));
                 return Ok(());
             }
             Err(TunnelError::NotFound) => {}

@@ -13,6 +13,7 @@ use tracing_subscriber::fmt::MakeWriter;
 #[derive(Debug, Clone)]
 pub(crate) struct Screen {
     is_live: bool,
+    is_quiet: bool,
     has_colours: bool,
     /// The status line as it stands; empty when there is none.
     drawn: Arc<Mutex<String>>,
@@ -27,12 +28,17 @@ impl Screen {
     fn of(is_terminal: bool, term: Option<&OsStr>, no_colour: Option<&OsStr>) -> Self {
         let is_live = is_terminal && term.is_none_or(|term| term != "dumb");
         let has_colours = is_live && no_colour.is_none_or(OsStr::is_empty);
-        Self { is_live, has_colours, drawn: Arc::default() }
+        Self { is_live, is_quiet: false, has_colours, drawn: Arc::default() }
     }
 
-    /// Whether a line can be drawn anew.
+    /// With nothing on it but warnings and errors.
+    pub(crate) fn quiet(self, is_quiet: bool) -> Self {
+        Self { is_quiet, ..self }
+    }
+
+    /// Whether there is a line that is drawn anew.
     pub(crate) fn is_live(&self) -> bool {
-        self.is_live
+        self.is_live && !self.is_quiet
     }
 
     pub(crate) fn has_colours(&self) -> bool {
@@ -44,7 +50,14 @@ impl Screen {
         terminal_size_of(io::stderr()).map_or(80, |(Width(width), _)| width.into())
     }
 
-    /// A line of text, above the status.
+    /// What is good to know.
+    pub(crate) fn note(&self, text: &str) {
+        if !self.is_quiet {
+            self.say(text);
+        }
+    }
+
+    /// What must be known: a line of text, above the status.
     pub(crate) fn say(&self, text: &str) {
         self.write_above(format!("{text}\n").as_bytes());
     }
@@ -52,7 +65,7 @@ impl Screen {
     /// The status from now on; empty for none. One line, which must fit.
     pub(crate) fn show(&self, status: &str) {
         let mut drawn = self.drawn.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.is_live && *drawn != status {
+        if self.is_live() && *drawn != status {
             let _ = io::stderr().write_all(format!("{CLEAR}{status}").as_bytes());
             status.clone_into(&mut drawn);
         }

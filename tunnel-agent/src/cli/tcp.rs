@@ -4,7 +4,7 @@ use tunnel_agent::{Agent, ForwardCounts, Forwarding, Tunnel, TunnelListener};
 use tunnel_backends::process::StopSignals;
 
 use super::{
-    args::{Loudness, Output, Tcp},
+    args::{Output, Tcp},
     failure::Failure,
     json,
     screen::Screen,
@@ -15,33 +15,25 @@ use super::{
 };
 
 /// `tunnel tcp`.
-pub(crate) async fn run(args: Tcp, server: &ServerUrl, screen: &Screen, loudness: Loudness) -> Result<(), Failure> {
+pub(crate) async fn run(args: &Tcp, server: &ServerUrl, screen: &Screen) -> Result<(), Failure> {
     // Before anybody can know that we run.
     let mut signals = StopSignals::catch()?;
     let mut listener = tokio::select! {
-        opened = open(&args, server) => opened?,
+        opened = open(args, server) => opened?,
         () = signals.next() => return Ok(()),
     };
-    if let Err(failure) = announce(&args, &listener) {
+    if let Err(failure) = announce(args, &listener) {
         listener.leave().await;
         return Err(failure);
     }
-    if !loudness.quiet {
-        greet(&args, &listener, screen);
-    }
+    greet(args, &listener, screen);
 
     let since = Instant::now();
-    let forwarding = forwarding(&args);
+    let forwarding = forwarding(args);
     let (meter, state) = (forwarding.meter(), listener.state());
-    let told = async {
-        if !loudness.quiet {
-            match status::tell(screen, state, &meter).await {}
-        }
-        std::future::pending::<()>().await;
-    };
     let end = tokio::select! {
         () = listener.forward(forwarding) => Err(Failure::new("the tunnel was closed by somebody else")),
-        () = told => Ok(()),
+        never = status::tell(screen, state, &meter) => match never {},
         () = signals.next() => Ok(()),
     };
     screen.show("");
@@ -52,8 +44,8 @@ pub(crate) async fn run(args: Tcp, server: &ServerUrl, screen: &Screen, loudness
         () = listener.leave() => {}
         () = signals.next() => {}
     }
-    if !loudness.quiet && end.is_ok() {
-        part(&args, &meter.read(), since, screen);
+    if end.is_ok() {
+        part(args, &meter.read(), since, screen);
     }
     end
 }
@@ -98,8 +90,8 @@ fn announce(args: &Tcp, listener: &TunnelListener) -> Result<(), Failure> {
 }
 
 fn greet(args: &Tcp, listener: &TunnelListener, screen: &Screen) {
-    screen.say(&format!("{} -> {}", listener.address(), args.target));
-    screen.say(&match &args.name {
+    screen.note(&format!("{} -> {}", listener.address(), args.target));
+    screen.note(&match &args.name {
         Some(name) => format!("Ctrl-C stops; the address stays yours for a day, `tunnel close {name}` gives it up"),
         None => "Ctrl-C stops and closes the tunnel".to_owned(),
     });
@@ -108,8 +100,8 @@ fn greet(args: &Tcp, listener: &TunnelListener, screen: &Screen) {
 fn part(args: &Tcp, counts: &ForwardCounts, since: Instant, screen: &Screen) {
     let (into, out) = (bytes(counts.bytes_to_service), bytes(counts.bytes_to_clients));
     let (clients, time) = (count(counts.clients, "client"), duration(since.elapsed()));
-    screen.say(&format!("stopped after {time}: {clients}, {into} in, {out} out"));
+    screen.note(&format!("stopped after {time}: {clients}, {into} in, {out} out"));
     if let Some(name) = &args.name {
-        screen.say(&format!("the address stays yours for a day; `tunnel close {name}` gives it up"));
+        screen.note(&format!("the address stays yours for a day; `tunnel close {name}` gives it up"));
     }
 }

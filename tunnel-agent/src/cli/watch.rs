@@ -70,7 +70,7 @@ async fn tell(mut events: TunnelEvents, output: Output, watched: Watched<'_>) ->
             match watched {
                 Watched::All => {}
                 Watched::Id => return Ok(End::NeverThere),
-                Watched::Name(screen, name) => screen.say(&format!("no tunnel named {name} is open; waiting for one")),
+                Watched::Name(screen, name) => screen.note(&format!("no tunnel named {name} is open; waiting for one")),
             }
         }
         let line = match output {

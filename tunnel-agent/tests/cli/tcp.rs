@@ -52,6 +52,8 @@ async fn quiet_says_nothing_where_all_is_well() {
     running.signal("-INT").await;
     let ended = running.end().await;
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
+    let ended = run(&["list", "-q", "--server", &url]).await;
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
 }
 
 #[tokio::test]
