@@ -99,7 +99,10 @@ fn greet(args: &Tcp, listener: &TunnelListener, screen: &Screen) {
 
 fn part(args: &Tcp, counts: &ForwardCounts, since: Instant, screen: &Screen) {
     let (into, out) = (bytes(counts.bytes_to_service), bytes(counts.bytes_to_clients));
-    let (clients, time) = (count(counts.clients, "client"), duration(since.elapsed()));
+    let (mut clients, time) = (count(counts.clients, "client"), duration(since.elapsed()));
+    if counts.turned_away > 0 {
+        clients.push_str(&format!(" ({} turned away)", counts.turned_away));
+    }
     screen.note(&format!("stopped after {time}: {clients}, {into} in, {out} out"));
     if let Some(name) = &args.name {
         screen.note(&format!("the address stays yours for a day; `tunnel close {name}` gives it up"));
