@@ -1,12 +1,13 @@
 use std::{sync::Arc, time::SystemTime};
 
 use async_trait::async_trait;
+use tokio::time::timeout;
 use tunnel_api::{
     Caller, OpenTunnel, OpenedTunnel, Page, PublicAddress, TunnelBackend, TunnelError, TunnelInfo, TunnelState,
     TunnelUri,
 };
 
-use crate::rig::{is_online, open, run, serve, service, start};
+use crate::rig::{Ended, LIMIT, is_online, open, run, serve, service, start, tunnel};
 
 #[tokio::test]
 async fn tunnels_are_a_table_with_a_head_and_a_row_each() {
@@ -99,4 +100,13 @@ async fn all_pages_are_listed_and_nothing_in_them_drives_the_terminal() {
     let ended = run(&["list", "--server", &url]).await;
     assert_eq!((ended.code, ended.stdout.lines().count()), (Some(0), 2 * Page::MAX + 1), "{}", ended.stderr);
     assert!(!ended.stdout.contains('\x1b'));
+}
+
+#[tokio::test]
+async fn a_reader_that_has_seen_enough_is_no_failure() {
+    let url = serve(Arc::new(Many(2 * Page::MAX))).await;
+    let mut child = tunnel(&["list", "--server", &url]).spawn().expect("the command starts");
+    drop(child.stdout.take());
+    let ended: Ended = timeout(LIMIT, child.wait_with_output()).await.unwrap().unwrap().into();
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
 }

@@ -114,12 +114,17 @@ pub(crate) struct Running {
 
 /// Starts it and reads the first line it prints.
 pub(crate) async fn start(args: &[&str]) -> Running {
+    let mut running = start_unheard(args);
+    running.first = running.line().await;
+    running
+}
+
+/// Starts it and waits for nothing.
+pub(crate) fn start_unheard(args: &[&str]) -> Running {
     let mut child = tunnel(args).spawn().expect("the command starts");
     let stdout = BufReader::new(child.stdout.take().expect("its stdout"));
     let stderr = BufReader::new(child.stderr.take().expect("its stderr"));
-    let mut running = Running { child, stdout, stderr, first: String::new() };
-    running.first = running.line().await;
-    running
+    Running { child, stdout, stderr, first: String::new() }
 }
 
 impl Running {

@@ -6,7 +6,7 @@ use tokio::{
 use tunnel_api::{Caller, TunnelRef};
 
 use crate::{
-    rig::{Ended, LIMIT, is_online, run, service, start, tunnel, tunnels},
+    rig::{Ended, LIMIT, is_online, run, service, start, start_unheard, tunnel, tunnels},
     service::{SocketFile, ask, closed_port, echo_once, echo_once_at, echo_once_on},
 };
 
@@ -156,6 +156,18 @@ async fn ctrl_c_in_the_middle_of_an_answer_is_a_reset_to_the_client() {
         let end = timeout(LIMIT, service.read(&mut heard)).await.unwrap();
         assert!(end.is_err(), "{more:?}: the service saw {end:?}");
     }
+}
+
+#[tokio::test]
+async fn ctrl_c_need_not_wait_for_a_server_that_is_silent() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = silent.local_addr().unwrap().to_string();
+    let running = start_unheard(&["tcp", "1", "--server", &server]);
+    let (_held, _) = timeout(LIMIT, silent.accept()).await.unwrap().unwrap();
+    running.signal("-INT").await;
+    // Sooner than it would have given up by itself.
+    let ended = timeout(LIMIT / 2, running.end()).await.expect("an end at once");
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), ""), "{}", ended.stderr);
 }
 
 #[tokio::test]
