@@ -8,6 +8,7 @@
 pub mod carrier;
 
 pub mod process;
+pub mod proxy;
 pub mod relay;
 mod replay;
 pub mod sockets;

@@ -189,7 +189,7 @@ async fn a_field_that_cannot_be_honoured_is_named() {
         let duration = |seconds, nanos| Some(prost_types::Duration { seconds, nanos });
         let labels = |count: usize| (0..count).map(|n| (format!("k{n}"), String::new())).collect();
         let cases = [
-            ("backend", OpenTunnelRequest { backend: "mux".to_owned(), ..default() }),
+            ("backend", OpenTunnelRequest { backend: "ssh".to_owned(), ..default() }),
             ("address", OpenTunnelRequest { address: "gopher://".to_owned(), ..default() }),
             ("address", OpenTunnelRequest { address: "21000".to_owned(), ..default() }),
             ("address", OpenTunnelRequest { address: "tcp://192.0.2.7".to_owned(), ..default() }),

@@ -78,7 +78,7 @@ async fn a_remote_backend_behind_a_service_behind_a_remote_backend_serves() {
         let What::Present(info) = next(&mut events).await else { panic!("no tunnel") };
         assert_eq!((info.name.unwrap().as_str(), info.labels["a"].as_str(), info.bytes_to_agent), ("deep", "b", 11));
         outermost.close_tunnel(&caller, &TunnelRef::Id(info.id)).await.unwrap();
-        forwarding.await.unwrap();
+        forwarding.await.unwrap().unwrap();
         assert!(ids(&*server.backend()).await.is_empty());
         serving.abort();
     })
@@ -94,7 +94,7 @@ async fn refusals_pass_through_two_services_unchanged() {
         let caller = Caller::embedded();
         let opened = near.open_tunnel(&caller, OpenTunnel::default()).await.unwrap();
         let wrong = [
-            on("mux"),
+            on("ssh"),
             OpenTunnel {
                 address: format!("tcp://:{}", opened.address.port()).parse().unwrap(),
                 ..OpenTunnel::default()

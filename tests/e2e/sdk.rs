@@ -237,7 +237,7 @@ async fn refusals_reach_the_agent_as_what_they_are() {
     within(async {
         let server = server().await;
         let agent = Agent::connect(&server.url()).await.unwrap();
-        let unknown = agent.open(Tunnel::tcp().backend("mux")).await.unwrap_err();
+        let unknown = agent.open(Tunnel::tcp().backend("ssh")).await.unwrap_err();
         assert!(
             matches!(&unknown, OpenError::Refused(TunnelError::Invalid { field, .. }) if field == "backend"),
             "{unknown:?}"

@@ -1,83 +1,98 @@
-use std::{
-    io,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+//! Passing clients on to a local service.
 
-use tokio::net::{TcpStream, lookup_host};
+mod counts;
+mod service;
+mod target;
+
+use std::sync::Arc;
+
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tunnel_backends::{
-    relay::{Progress, RelayTimes, relay},
-    sockets,
-};
+use tunnel_backends::relay::{RelayTimes, relay};
 
 use crate::{TunnelListener, stream::Offered};
 
+pub use counts::{ForwardCounts, ForwardMeter};
+use service::Service;
+pub use target::{Target, TargetError};
+
 impl TunnelListener {
-    /// Forwards every client to `target`, such as `127.0.0.1:3000`, until the tunnel is closed for good. A client whose
-    /// connection to the target fails is reset; that is one client's problem, and is logged once until it works again.
+    /// Forwards every client to `target`, such as `"127.0.0.1:3000"` or `"unix:/run/app.sock"`, until the tunnel is closed for
+    /// good. Fails only if the target is none, and then at once. A client whose connection to the target fails is reset; that
+    /// is one client's problem, and is logged once until it works again.
     ///
     /// Dropping the future stops taking clients; those that are being served go on.
-    pub async fn forward_to(&mut self, target: impl Into<String>) {
-        let target = Target::new(target.into());
+    pub async fn forward_to<T>(&mut self, target: T) -> Result<(), TargetError>
+    where
+        T: TryInto<Target>,
+        T::Error: Into<TargetError>,
+    {
+        let target = target.try_into().map_err(Into::into)?;
+        self.forward(Forwarding::to(target)).await;
+        Ok(())
+    }
+
+    /// As [`forward_to`](Self::forward_to), with more to choose and to look at.
+    pub async fn forward(&mut self, forwarding: Forwarding) {
+        let forwarding = Arc::new(forwarding);
         let clients = TaskTracker::new();
         while let Some(client) = self.offered().await {
-            let (target, hang_up) = (target.clone(), self.hang_up.clone());
-            clients.spawn(async move { target.serve(client, &hang_up).await });
+            let (forwarding, hang_up) = (forwarding.clone(), self.hang_up.clone());
+            clients.spawn(async move { forwarding.serve(client, &hang_up).await });
         }
         clients.close();
         clients.wait().await;
     }
 }
 
-/// The local service.
-#[derive(Clone)]
-struct Target {
-    name: Arc<str>,
-    is_down: Arc<AtomicBool>,
+/// Where clients are passed on to, and how.
+///
+/// ```no_run
+/// # async fn example(mut tunnel: tunnel_agent::TunnelListener) -> Result<(), tunnel_agent::TargetError> {
+/// use tunnel_agent::Forwarding;
+///
+/// let forwarding = Forwarding::to("127.0.0.1:3000".parse()?).with_proxy_header();
+/// let meter = forwarding.meter();
+/// tunnel.forward(forwarding).await;
+/// println!("{} clients", meter.read().clients);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Forwarding {
+    service: Service,
+    with_proxy_header: bool,
+    meter: ForwardMeter,
 }
 
-impl Target {
-    fn new(name: String) -> Self {
-        Self { name: name.into(), is_down: Arc::default() }
+impl Forwarding {
+    /// To that service.
+    pub fn to(target: Target) -> Self {
+        Self { service: Service::new(target), with_proxy_header: false, meter: ForwardMeter::default() }
+    }
+
+    /// The service gets a PROXY v2 header with the client's address before the client's bytes. It must expect one.
+    #[must_use]
+    pub fn with_proxy_header(mut self) -> Self {
+        self.with_proxy_header = true;
+        self
+    }
+
+    /// Counts what is forwarded, while it is.
+    pub fn meter(&self) -> ForwardMeter {
+        self.meter.clone()
     }
 
     async fn serve(&self, client: Offered, hang_up: &CancellationToken) {
+        let counted = self.meter.client_came();
         let from = client.client_addr();
-        let service = match self.connect().await {
-            Ok(service) => service,
-            Err(error) => {
-                if !self.is_down.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(target = %self.name, %error, "the local service does not answer; is it running there?");
-                }
-                return client.refuse();
-            }
+        let header = self.with_proxy_header.then(|| tunnel_backends::proxy::header(from, client.public_addr()));
+        let Some(service) = self.service.connect(header.as_deref()).await else {
+            counted.was_turned_away();
+            return client.refuse();
         };
-        if self.is_down.swap(false, Ordering::Relaxed) {
-            tracing::info!(target = %self.name, "the local service answers again");
-        }
         // It may have gone meanwhile.
         let Ok(client) = client.accept() else { return };
-        let end = relay(client, service, &Progress::default(), &RelayTimes::default(), hang_up).await;
+        let end = relay(client, service, counted.progress(), &RelayTimes::default(), hang_up).await;
         tracing::debug!(client.addr = %from, ?end, "stream ended");
     }
-
-    async fn connect(&self) -> io::Result<TcpStream> {
-        let addrs: Vec<SocketAddr> = lookup_host(&*self.name).await?.collect();
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
-        for addr in addrs {
-            match sockets::connect(addr, CONNECT).await {
-                Ok(socket) => return Ok(socket),
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
-    }
 }
-
-/// A local service answers at once or not at all.
-const CONNECT: Duration = Duration::from_secs(4);

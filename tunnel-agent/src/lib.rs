@@ -13,7 +13,7 @@
 //!
 //! Where to read: [`Agent`] opens tunnels, [`Tunnel`] says which, [`TunnelListener`] is what comes of it: it plugs into axum
 //! (`axum::serve`), tonic (`serve_with_incoming`) and anything that takes connections ([`TunnelListener::accept`]), or
-//! forwards them to an address ([`TunnelListener::forward_to`]). `keeper.rs` is what keeps the tunnel alive behind it.
+//! forwards them to an address ([`TunnelListener::forward_to`], [`Forwarding`]). `keeper.rs` is what keeps the tunnel alive behind it.
 
 mod agent;
 mod backoff;
@@ -24,7 +24,8 @@ mod stream;
 mod tunnel;
 
 pub use agent::{Agent, OpenError};
+pub use forward::{ForwardCounts, ForwardMeter, Forwarding, Target, TargetError};
 pub use listener::{AgentState, TunnelListener};
 pub use stream::{Peer, TunnelStream};
 pub use tunnel::Tunnel;
-pub use tunnel_api::{PublicAddress, TunnelError, rpc::ConnectError};
+pub use tunnel_api::{PublicAddress, TunnelError, TunnelId, rpc::ConnectError};

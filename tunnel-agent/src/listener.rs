@@ -13,7 +13,7 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tunnel_api::{OpenedTunnel, PublicAddress, TunnelBackend};
+use tunnel_api::{OpenedTunnel, PublicAddress, TunnelBackend, TunnelId};
 use tunnel_backends::carrier::{DialError, dialler_for};
 
 use crate::{
@@ -30,6 +30,7 @@ use crate::{
 /// Dropping it stops taking clients; the streams it gave out go on, and when the last one has ended the tunnel is closed. (A
 /// named tunnel is not closed but left: its address stays ours until its time is up.) [`close`](Self::close) ends it all.
 pub struct TunnelListener {
+    id: TunnelId,
     address: PublicAddress,
     streams: mpsc::Receiver<Offered>,
     state: watch::Receiver<AgentState>,
@@ -59,14 +60,19 @@ impl TunnelListener {
         opened: OpenedTunnel,
     ) -> Result<Self, DialError> {
         let dialler = dialler_for(&opened.uri)?;
-        let address = opened.address.clone();
+        let (id, address) = (opened.id.clone(), opened.address.clone());
         let (streams_in, streams) = mpsc::channel(1);
         let (state_in, state) = watch::channel(AgentState::Dialling);
         let stop = Stop { leave: CancellationToken::new(), close: CancellationToken::new() };
         let keeper = Keeper::new(backend, dialler, tunnel, opened, streams_in, state_in, stop.clone());
         let keeper = tokio::spawn(keeper.run());
         let leave = stop.leave.clone().drop_guard();
-        Ok(Self { address, streams, state, stop, hang_up: CancellationToken::new(), keeper, _leave: leave })
+        Ok(Self { id, address, streams, state, stop, hang_up: CancellationToken::new(), keeper, _leave: leave })
+    }
+
+    /// What lists and events call the tunnel. One that a server had forgotten is opened again under another id.
+    pub fn id(&self) -> &TunnelId {
+        &self.id
     }
 
     /// The public address, to be advertised.

@@ -65,6 +65,10 @@ impl Offered {
         self.offer.client_addr
     }
 
+    pub(crate) fn public_addr(&self) -> SocketAddr {
+        self.offer.public_addr
+    }
+
     /// Takes the client; fails if it has gone meanwhile.
     pub(crate) fn accept(self) -> io::Result<TunnelStream> {
         let (client_addr, public_addr) = (self.offer.client_addr, self.offer.public_addr);

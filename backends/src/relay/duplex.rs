@@ -57,6 +57,28 @@ impl Duplex for TcpStream {
     }
 }
 
+/// A local service behind a Unix socket. The kernel has no reset here and says less about an end:
+///
+/// - Our abort is a close. A peer that has sent what we did not read sees ECONNRESET, any other an end: it cannot tell a
+///   client that broke off from one that finished.
+/// - A peer that closes with something of ours unread has aborted (ECONNRESET), and any other has finished (an end, EPIPE).
+///   One that finishes first and then closes with something unread may count as either.
+///
+/// So `has_aborted` says no, as it does for whatever cannot tell.
+#[cfg(unix)]
+impl Duplex for tokio::net::UnixStream {
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_ready(cx)
+    }
+
+    /// What was written is in the peer's buffer already.
+    fn poll_sent(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+
+    fn abort_on_drop(&mut self) {}
+}
+
 #[cfg(target_os = "linux")]
 mod sent {
     use std::{

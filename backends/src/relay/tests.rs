@@ -9,6 +9,8 @@ mod far_ends;
 mod last_words;
 mod property;
 mod scripted;
+#[cfg(unix)]
+mod unix;
 mod waits;
 
 use std::{future::Future, panic, sync::mpsc, thread, time::Duration};

@@ -6,7 +6,6 @@ use std::{
 };
 
 use async_trait::async_trait;
-use proxy_header::{ProxiedAddress, ProxyHeader};
 use socket2::SockRef;
 use tokio::{
     io::{AsyncWriteExt, Interest},
@@ -22,6 +21,7 @@ use crate::{
     hosts::Advertised,
     lease::Lease,
     ports::{Choice, PortPool},
+    proxy,
     session::{BoxStream, Session, SessionGone},
     sockets,
     uplink::{ClientInfo, Uplink},
@@ -184,7 +184,7 @@ impl Session for TcpSession {
         let mut socket = self.claim().await.ok_or(SessionGone)?;
         if self.proxy_protocol {
             // The first bytes on a fresh socket: they fit its buffer, so this does not wait.
-            socket.write_all(&proxy_header(client)).await.map_err(|_| SessionGone)?;
+            socket.write_all(&proxy::header(client.client_addr, client.public_addr)).await.map_err(|_| SessionGone)?;
         }
         Ok(Box::new(socket))
     }
@@ -192,14 +192,6 @@ impl Session for TcpSession {
     fn room(&self) -> usize {
         1
     }
-}
-
-fn proxy_header(client: &ClientInfo) -> Vec<u8> {
-    let (from, to) = (sockets::canonical(client.client_addr), sockets::canonical(client.public_addr));
-    let mut header = Vec::with_capacity(64);
-    // Fails only when the buffer is a slice that is too short.
-    let _ = ProxyHeader::with_address(ProxiedAddress::stream(from, to)).encode_v2(&mut header);
-    header
 }
 
 /// Resolves when a waiting dial-in is dead.

@@ -1,0 +1,167 @@
+use clap::{Args as Flags, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
+use clap_complete::Shell;
+use tunnel_agent::Target;
+use tunnel_api::TunnelName;
+
+use super::server::ServerUrl;
+
+/// Makes a local service reachable from outside, through a tunnel server.
+#[derive(Debug, Parser)]
+#[command(name = "tunnel", version, after_help = NOTES)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// The tunnel server: HOST:PORT or http://HOST:PORT
+    #[arg(long, value_name = "URL", default_value = ServerUrl::DEFAULT, env = "TNL_SERVER", hide_env_values = true)]
+    #[arg(global = true)]
+    pub(crate) server: ServerUrl,
+    #[command(flatten)]
+    pub(crate) loudness: Loudness,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a local TCP service public until Ctrl-C, and print its public address
+    #[command(override_usage = "tunnel tcp [OPTIONS] <TARGET>", after_help = TCP_EXAMPLES)]
+    Tcp(Tcp),
+    /// List your tunnels
+    #[command(visible_alias = "ls", after_help = LIST_NOTES)]
+    List(List),
+    /// Print what happens to your tunnels, as it happens, until Ctrl-C
+    #[command(after_help = WATCH_NOTES)]
+    Watch(Watch),
+    /// Close a tunnel: its address is free at once and its clients are cut off
+    #[command(override_usage = "tunnel close [OPTIONS] <NAME|ID|->", after_help = CLOSE_EXAMPLES)]
+    Close(Close),
+    /// Print a script that completes this command's arguments in your shell
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Flags)]
+pub(crate) struct Tcp {
+    /// The local service: PORT on this machine, HOST:PORT, or unix:/path/to.sock
+    pub(crate) target: Target,
+    /// Your own name for the tunnel: it keeps its address for a day after you are gone
+    #[arg(long, env = "TNL_NAME", hide_env_values = true)]
+    pub(crate) name: Option<TunnelName>,
+    /// The public port; the server chooses one if left out
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..), env = "TNL_PORT", hide_env_values = true)]
+    pub(crate) port: Option<u16>,
+    /// Which of the server's backends runs the tunnel; its default one if left out
+    #[arg(long, value_name = "NAME", env = "TNL_BACKEND", hide_env_values = true)]
+    pub(crate) backend: Option<String>,
+    /// Tell the local service each client's address, by a PROXY v2 header before its bytes (the service must expect it)
+    #[arg(long, value_parser = BoolishValueParser::new(), env = "TNL_PROXY_PROTOCOL", hide_env_values = true)]
+    pub(crate) proxy_protocol: bool,
+    /// A note that lists and events show; may be given several times
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    pub(crate) labels: Vec<(String, String)>,
+    /// What stdout carries: the public address alone, or one JSON object {id, address, name, target}
+    #[arg(long, value_name = "FORMAT", default_value = "text", env = "TNL_OUTPUT", hide_env_values = true)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Flags)]
+pub(crate) struct List {
+    /// A table, or one JSON object a line
+    #[arg(long, value_name = "FORMAT", default_value = "text", env = "TNL_OUTPUT", hide_env_values = true)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Flags)]
+pub(crate) struct Watch {
+    /// Only this tunnel; all of yours if left out
+    #[arg(value_name = "NAME|ID")]
+    pub(crate) tunnel: Option<TunnelName>,
+    /// One line of text or one JSON object for each event
+    #[arg(long, value_name = "FORMAT", default_value = "text", env = "TNL_OUTPUT", hide_env_values = true)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Flags)]
+pub(crate) struct Close {
+    /// The tunnel's name or id, or - to read its URI from stdin
+    // Not parsed by clap: a refusal would repeat it, and it may be a URI.
+    #[arg(value_name = "NAME|ID|-")]
+    pub(crate) tunnel: String,
+}
+
+/// How much is told on stderr.
+#[derive(Debug, Clone, Copy, Flags)]
+pub(crate) struct Loudness {
+    /// Say more on stderr (RUST_LOG says exactly what to log)
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+    /// Say nothing on stderr but warnings and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    // No doc comments: they would spread every help text out to twice its length.
+    Text,
+    Json,
+}
+
+fn label(text: &str) -> Result<(String, String), &'static str> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write KEY=VALUE, such as --label team=web"),
+    }
+}
+
+const NOTES: &str = "\
+Examples:
+  tunnel tcp 3000                            make 127.0.0.1:3000 public
+  tunnel tcp 22 --server tunnels.example     through the server there
+  tunnel list                                what is open
+  tunnel close db                            give up the tunnel named db
+
+Environment:
+  TNL_*       defaults for the options that name them; empty is as good as unset
+  NO_COLOR    no colours
+  RUST_LOG    what to log on stderr, such as RUST_LOG=debug
+
+Exit codes:
+  0   done, or stopped by Ctrl-C
+  1   failed: the server refused, the tunnel was closed by somebody else, stdout cannot be written
+  2   wrong usage
+  69  the tunnel server cannot be reached, or went away while it was watched
+  78  a value in the environment is malformed";
+
+const TCP_EXAMPLES: &str = "\
+Examples:
+  tunnel tcp 22
+  tunnel tcp 127.0.0.1:5432 --name db --port 21000
+  tunnel tcp unix:/run/app.sock
+  tunnel tcp 3000 > address.txt &             for scripts: stdout is the address and nothing else
+
+Without a name the tunnel closes when the command ends. With one it stays open for a day, the next start gets the same \
+address, and `tunnel close NAME` gives it up.";
+
+const LIST_NOTES: &str = "\
+SESSIONS are connections of agents that can take a client now, CLIENTS those being served now; IN is what clients have \
+sent and OUT what they got. With --output json: one object a line, with the field names of tunnel.proto.";
+
+const WATCH_NOTES: &str = "\
+First comes what is open, then `ready`, then the news. It does not reconnect: when the server goes away it ends with 69. \
+With --output json: one object a line, {\"time\", \"id\", \"event\", ...}, with the field names of tunnel.proto.";
+
+const CLOSE_EXAMPLES: &str = "\
+Examples:
+  tunnel close db
+  tunnel close t-288364b108163abc
+  tunnel close - < uri.txt
+
+A tunnel's URI is a secret, and arguments can be seen by everybody on this machine: so it goes through stdin.";
+
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  source <(tunnel completions bash)          this shell only; add the line to ~/.bashrc to keep it
+  tunnel completions zsh > \"${fpath[1]}/_tunnel\"
+  tunnel completions fish > ~/.config/fish/completions/tunnel.fish";

@@ -1,0 +1,97 @@
+//! Numbers, times and other people's text, as people read them.
+
+use std::time::{Duration, SystemTime};
+
+use prost_types::Timestamp;
+
+/// `999 B`, `1.2 kB`, `34 MB`.
+pub(crate) fn bytes(bytes: u64) -> String {
+    if bytes < 1000 {
+        return format!("{bytes} B");
+    }
+    let mut size = bytes as f64;
+    for unit in ["kB", "MB", "GB", "TB", "PB", "EB"] {
+        size /= 1000.0;
+        // Below 9.95 there is a digit after the point; what would be rounded to 1000 has another unit.
+        if size < 9.95 {
+            return format!("{size:.1} {unit}");
+        }
+        if size < 999.5 {
+            return format!("{size:.0} {unit}");
+        }
+    }
+    format!("{size:.0} EB")
+}
+
+/// `59s`, `3m`, `2h`, `5d`.
+pub(crate) fn duration(duration: Duration) -> String {
+    match duration.as_secs() {
+        seconds @ ..60 => format!("{seconds}s"),
+        seconds @ ..3600 => format!("{}m", seconds / 60),
+        seconds @ ..86_400 => format!("{}h", seconds / 3600),
+        seconds => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// `1 client`, `2 clients`.
+pub(crate) fn count(number: u64, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}
+
+/// RFC 3339 in UTC, to the millisecond. (Another program's clock may be in any year; this prints them all.)
+pub(crate) fn milliseconds(time: SystemTime) -> String {
+    let mut time = Timestamp::from(time);
+    time.nanos -= time.nanos % 1_000_000;
+    time.to_string()
+}
+
+/// RFC 3339 in UTC, to the second.
+pub(crate) fn seconds(time: SystemTime) -> String {
+    Timestamp { nanos: 0, ..Timestamp::from(time) }.to_string()
+}
+
+/// Without what could drive a terminal.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_two_or_three_digits_and_a_unit() {
+        for (number, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.0 kB"),
+            (9_949, "9.9 kB"),
+            (9_950, "10 kB"),
+            (999_499, "999 kB"),
+            (999_500, "1.0 MB"),
+            (34_000_000, "34 MB"),
+            (u64::MAX, "18 EB"),
+        ] {
+            assert_eq!(bytes(number), text, "{number}");
+        }
+    }
+
+    #[test]
+    fn durations_have_one_unit() {
+        for (seconds, text) in [(0, "0s"), (59, "59s"), (60, "1m"), (7200, "2h"), (86_400, "1d"), (900_000, "10d")] {
+            assert_eq!(duration(Duration::from_secs(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn times_are_rfc_3339() {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_nanos(1_500_123_456);
+        assert_eq!(seconds(time), "1970-01-01T00:00:01Z");
+        assert_eq!(milliseconds(time), "1970-01-01T00:00:01.500Z");
+    }
+
+    #[test]
+    fn a_text_from_elsewhere_cannot_drive_the_terminal() {
+        assert_eq!(printable("a\x1b[2Jb\nc"), "a?[2Jb?c");
+    }
+}

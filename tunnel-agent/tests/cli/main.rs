@@ -1,0 +1,11 @@
+//! The `tunnel` command, as a shell sees it. One file for each of its subcommands.
+#![cfg(unix)]
+
+mod close;
+mod environment;
+mod list;
+mod rig;
+mod service;
+mod tcp;
+mod usage;
+mod watch;

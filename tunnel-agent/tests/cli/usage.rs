@@ -1,0 +1,85 @@
+use tokio::net::TcpListener;
+
+use crate::rig::run;
+
+#[tokio::test]
+async fn wrong_usage_ends_with_2() {
+    let wrong: [&[&str]; 15] = [
+        &[],
+        &["udp", "3000"],
+        &["tcp"],
+        &["tcp", "0"],
+        &["tcp", "nowhere"],
+        &["tcp", ":3000"],
+        &["tcp", "3000", "--port", "0"],
+        &["tcp", "3000", "--name", "no name"],
+        &["tcp", "3000", "--label", "=value"],
+        &["tcp", "3000", "--output", "xml"],
+        &["tcp", "3000", "-q", "-v"],
+        &["list", "--server", "https://127.0.0.1"],
+        &["list", "--server", "nowhere:port"],
+        &["watch", "no name"],
+        &["completions", "cmd"],
+    ];
+    for args in wrong {
+        let ended = run(args).await;
+        assert_eq!((ended.code, ended.stdout.as_str()), (Some(2), ""), "{args:?}");
+        assert!(!ended.stderr.is_empty(), "{args:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_one_tries_first_is_told_what_to_write() {
+    for (args, hint) in [
+        (&["3000"][..], "tunnel tcp 127.0.0.1:3000"),
+        (&["tcp", "localhost"], "HOST:PORT"),
+        (&["tcp", "http://localhost:3000"], "only its host and port"),
+        (&["tcp", "/run/app.sock"], "unix:/path"),
+        (&["list", "--server", "https://127.0.0.1:8010"], "https is not supported yet"),
+    ] {
+        let ended = run(args).await;
+        assert!(ended.stderr.contains(hint), "{args:?}: {}", ended.stderr);
+    }
+}
+
+#[tokio::test]
+async fn help_goes_to_stdout_and_names_examples_variables_and_exit_codes() {
+    let ended = run(&["--help"]).await;
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
+    for word in ["tunnel tcp 3000", "TNL_SERVER", "NO_COLOR", "RUST_LOG", "69", "78"] {
+        assert!(ended.stdout.contains(word), "{word}: {}", ended.stdout);
+    }
+    let ended = run(&["tcp", "--help"]).await;
+    for word in
+        ["--name", "--port", "--backend", "--proxy-protocol", "--label", "--output", "--server", "unix:", "TNL_PORT"]
+    {
+        assert!(ended.stdout.contains(word), "{word}: {}", ended.stdout);
+    }
+}
+
+#[tokio::test]
+async fn completions_know_every_subcommand() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let ended = run(&["completions", shell]).await;
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{shell}");
+        for word in ["tcp", "list", "watch", "close", "completions", "proxy-protocol"] {
+            assert!(ended.stdout.contains(word), "{shell} does not complete {word}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_answers_and_is_no_tunnel_server_ends_with_69() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = listener.local_addr().unwrap().to_string();
+    let _stranger = tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let answer = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n";
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut socket, answer).await;
+            let _ = tokio::io::AsyncReadExt::read_to_end(&mut socket, &mut Vec::new()).await;
+        }
+    });
+    let ended = run(&["list", "--server", &url]).await;
+    assert_eq!(ended.code, Some(69), "{}", ended.stderr);
+    assert!(ended.stderr.contains("no proper answer from the tunnel server"), "{}", ended.stderr);
+}
