@@ -62,8 +62,16 @@ pub async fn rpc(server: &Running) -> TunnelClient<Channel> {
 /// # Panics
 /// If there is none to be had.
 pub async fn listen(server: &Running) -> TunnelListener {
+    listen_on(server, "tcp").await
+}
+
+/// The same on this backend.
+///
+/// # Panics
+/// If there is none to be had.
+pub async fn listen_on(server: &Running, backend: &str) -> TunnelListener {
     let agent = Agent::connect(&server.url()).await.expect("the server answers");
-    agent.open(Tunnel::tcp()).await.expect("a tunnel")
+    agent.open(Tunnel::tcp().backend(backend)).await.expect("a tunnel")
 }
 
 /// Ports that nothing else in this process uses, below the kernel's range for outgoing connections. Another process may

@@ -7,7 +7,7 @@ mod target;
 use std::sync::Arc;
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tunnel_backends::relay::{RelayTimes, relay};
+use tunnel_backends::relay::{Duplex as _, RelayTimes, relay};
 
 use crate::{TunnelListener, stream::Offered};
 
@@ -86,12 +86,14 @@ impl Forwarding {
         let counted = self.meter.client_came();
         let from = client.client_addr();
         let header = self.with_proxy_header.then(|| tunnel_backends::proxy::header(from, client.public_addr()));
-        let Some(service) = self.service.connect(header.as_deref()).await else {
+        let Some(mut service) = self.service.connect(header.as_deref()).await else {
             counted.was_turned_away();
             return client.refuse();
         };
-        // It may have gone meanwhile.
-        let Ok(client) = client.accept() else { return };
+        let Ok(client) = client.accept() else {
+            // It has given up meanwhile, and has not finished.
+            return service.abort_on_drop();
+        };
         let end = relay(client, service, counted.progress(), &RelayTimes::default(), hang_up).await;
         tracing::debug!(client.addr = %from, ?end, "stream ended");
     }
