@@ -9,8 +9,8 @@ pub(super) const BUDGET: u32 = 64 * 1024 * 1024;
 pub(super) const LEAST_WINDOW: u32 = 16 * 1024;
 pub(super) const MOST_STREAMS: u32 = BUDGET / LEAST_WINDOW;
 
-/// Every stream's window until something has been measured, and the least of it while there is room for that much.
-pub(super) const FIRST_WINDOW: u32 = 64 * 1024;
+/// Every stream's window until something has been measured, if the budget has so much for each: up to 256 streams.
+pub(super) const FIRST_WINDOW: u32 = 256 * 1024;
 
 /// The most, whatever is measured: it fills 100 ms at 160 MB/s.
 pub(super) const MOST_WINDOW: u32 = 16 * 1024 * 1024;
