@@ -6,6 +6,7 @@ mod composition;
 mod door;
 mod draining;
 mod imports;
+mod long_paths;
 mod restarts;
 mod rpc;
 mod sdk;
