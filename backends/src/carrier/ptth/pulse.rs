@@ -107,7 +107,11 @@ impl Pulse {
         // An error is the connection's, and it tells whoever drives it.
         if let Poll::Ready(Ok(_)) = self.pings.poll_pong(cx) {
             let now = Instant::now();
-            self.window.measure(heard - heard_then, now - asked, now);
+            if self.has_answered {
+                self.window.measure(heard - heard_then, now - asked, now);
+            } else {
+                self.window.guess(now - asked);
+            }
             (self.asked, self.has_answered) = (None, true);
             self.looked = heard;
         }
