@@ -231,6 +231,12 @@ impl Duplex for Opening {
             stream.abort_on_drop();
         }
     }
+
+    fn finish_on_drop(&mut self) {
+        if let Some(stream) = self.stream() {
+            stream.finish_on_drop();
+        }
+    }
 }
 
 /// What a client may say before an agent has taken it.
