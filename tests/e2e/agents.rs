@@ -105,6 +105,36 @@ async fn an_agent_whose_network_was_away_is_back_soon_at_the_same_address() {
     .await;
 }
 
+/// It takes no more clients, and the agent's connection ends with the last stream.
+#[tokio::test]
+async fn a_server_that_stops_lets_the_streams_of_a_session_end() {
+    within(async {
+        let server = server_with(|config| config.drain = Duration::from_secs(50)).await;
+        let agent = Agent::connect(&server.url()).await.unwrap();
+        let mut tunnel = agent.open(Tunnel::tcp().backend("mux")).await.unwrap();
+        let public = public(&tunnel);
+        let mut client = TcpStream::connect(public).await.unwrap();
+        let mut stream = tunnel.accept().await.unwrap();
+        stream.write_all(b"first ").await.unwrap();
+        client.read_exact(&mut [0; 6]).await.unwrap();
+
+        let stopping = tokio::spawn(server.shutdown());
+        while TcpStream::connect(public).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        stream.write_all(b"then ").await.unwrap();
+        client.read_exact(&mut [0; 5]).await.unwrap();
+        assert!(!stopping.is_finished());
+
+        client.shutdown().await.unwrap();
+        stream.write_all(b"last").await.unwrap();
+        stream.shutdown().await.unwrap();
+        assert_eq!(hear_out(&mut client).await, (b"last".to_vec(), Ended::Finished));
+        stopping.await.unwrap();
+    })
+    .await;
+}
+
 /// However many come before it looks at one of them.
 #[tokio::test]
 async fn a_stalled_client_does_not_stop_the_others_from_being_accepted() {

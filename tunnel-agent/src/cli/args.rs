@@ -54,6 +54,10 @@ pub(crate) struct Tcp {
     /// Which of the server's backends runs the tunnel; its default one if left out
     #[arg(long, value_name = "NAME", env = "TNL_BACKEND", hide_env_values = true)]
     pub(crate) backend: Option<String>,
+    /// How many connections to keep to the server, where each carries many clients (mux); several carry more where packets
+    /// are lost on a long path
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64), default_value_t = 1)]
+    pub(crate) sessions: u8,
     /// Tell the local service each client's address, by a PROXY v2 header before its bytes (the service must expect it)
     #[arg(long, value_parser = BoolishValueParser::new(), env = "TNL_PROXY_PROTOCOL", hide_env_values = true)]
     pub(crate) proxy_protocol: bool,
