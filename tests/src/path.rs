@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     task::JoinSet,
     time::{Instant, sleep_until},
@@ -34,7 +34,11 @@ impl Path {
     /// # Errors
     /// If there is no port for it.
     pub async fn to(target: SocketAddr, length: Length) -> io::Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        // What is on its way is counted here and not in the kernel.
+        let socket = TcpSocket::new_v4()?;
+        socket.set_recv_buffer_size(LITTLE)?;
+        socket.bind(([127, 0, 0, 1], 0).into())?;
+        let listener = socket.listen(1024)?;
         let addr = listener.local_addr()?;
         let is_cut = watch::Sender::new(false);
         let task = tokio::spawn(accept(listener, target, length, is_cut.subscribe()));
@@ -68,7 +72,9 @@ async fn accept(listener: TcpListener, target: SocketAddr, length: Length, is_cu
 async fn connect(near: TcpStream, target: SocketAddr, length: Length, mut is_cut: watch::Receiver<bool>) {
     // Nobody is there as long as it is cut.
     let _ = is_cut.wait_for(|cut| !cut).await;
-    let Ok(far) = TcpStream::connect(target).await else { return };
+    let Ok(socket) = TcpSocket::new_v4() else { return };
+    let _ = socket.set_recv_buffer_size(LITTLE);
+    let Ok(far) = socket.connect(target).await else { return };
     let (_, _) = (near.set_nodelay(true), far.set_nodelay(true));
     let (near_in, near_out) = near.into_split();
     let (far_in, far_out) = far.into_split();
@@ -105,3 +111,6 @@ async fn carry(
     };
     tokio::join!(send, arrive);
 }
+
+/// In bytes; the kernel doubles it.
+const LITTLE: u32 = 64 * 1024;

@@ -13,10 +13,10 @@ use std::{
 
 use async_trait::async_trait;
 use h2::{
-    Reason,
+    Reason, RecvStream,
     client::{Connection, ResponseFuture, SendRequest},
 };
-use http::{Method, Request, StatusCode, Uri, header::FORWARDED};
+use http::{Method, Request, Response, StatusCode, Uri, header::FORWARDED};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, timeout_at},
@@ -247,17 +247,11 @@ impl SessionStream for CallerStream {
         let Some(answer) = &mut self.answer else { return Poll::Ready(Ok(())) };
         let answer = ready!(Pin::new(answer).poll(cx));
         self.answer = None;
-        let declined = match answer {
-            Ok(answer) if answer.status().is_success() => {
-                self.inner.begin_to_read(answer.into_body());
-                return Poll::Ready(Ok(()));
-            }
-            Ok(answer) if answer.status() == StatusCode::SERVICE_UNAVAILABLE => Declined::Untouched,
-            Err(error) if is_untouched(&error) => Declined::Untouched,
-            Ok(_) | Err(_) => Declined::Refused,
-        };
-        self.inner.abort_on_drop();
-        Poll::Ready(Err(declined))
+        Poll::Ready(match answer {
+            Ok(answer) => self.hear(answer),
+            Err(error) if is_untouched(&error) => Err(Declined::Untouched),
+            Err(_) => Err(Declined::Refused),
+        })
     }
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -267,6 +261,24 @@ impl SessionStream for CallerStream {
         ready!(self.resets.poll_turn(cx, &mut self.turn));
         self.inner.reset();
         Poll::Ready(())
+    }
+}
+
+impl CallerStream {
+    fn hear(&mut self, answer: Response<RecvStream>) -> Result<(), Declined> {
+        let status = answer.status();
+        let body = answer.into_body();
+        if status.is_success() {
+            self.inner.begin_to_read(body);
+            return Ok(());
+        }
+        if body.is_end_stream() {
+            // Nothing has to be aborted, so no reset is spent.
+            self.inner.end_unheard();
+        } else {
+            self.inner.abort_on_drop();
+        }
+        Err(if status == StatusCode::SERVICE_UNAVAILABLE { Declined::Untouched } else { Declined::Refused })
     }
 }
 
