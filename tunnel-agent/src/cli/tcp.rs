@@ -51,7 +51,7 @@ pub(crate) async fn run(args: &Tcp, server: &ServerUrl, screen: &Screen) -> Resu
 }
 
 async fn open(args: &Tcp, server: &ServerUrl) -> Result<TunnelListener, Failure> {
-    let mut tunnel = Tunnel::tcp().port(args.port.unwrap_or(0));
+    let mut tunnel = Tunnel::tcp().port(args.port.map_or(0, u16::from));
     if let Some(backend) = &args.backend {
         tunnel = tunnel.backend(backend);
     }
