@@ -145,6 +145,10 @@ async fn wrong_usage_ends_with_2() {
         let (code, said, complaint) = run(args).await;
         assert_eq!((code, said.as_str()), (Some(2), ""), "{args:?}: {complaint}");
     }
+    for address in ["8010", ":8010", "localhost:8010"] {
+        let (_, _, complaint) = run(&["--listen", address]).await;
+        assert!(complaint.contains("such as 127.0.0.1:8010"), "{address}: {complaint}");
+    }
 }
 
 const LIMIT: Duration = Duration::from_secs(20);

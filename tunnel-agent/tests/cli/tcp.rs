@@ -219,13 +219,15 @@ async fn a_named_tunnel_stays_when_the_command_goes_and_is_the_same_when_it_come
 #[tokio::test]
 async fn it_ends_with_1_when_somebody_else_closes_the_tunnel() {
     let (backend, url) = service().await;
-    let running = start(&["tcp", "1", "--server", &url]).await;
+    let mut running = start(&["tcp", "1", "--server", &url]).await;
     let id = tunnels(&backend).await[0].id.clone();
     is_online(&backend).await;
+    running.told("online").await;
     backend.close_tunnel(&Caller::embedded(), &TunnelRef::Id(id)).await.unwrap();
     let ended = running.end().await;
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""));
     assert!(ended.stderr.contains("closed by somebody else"), "{}", ended.stderr);
+    assert!(!ended.stderr.contains("lost"), "nothing was lost: {}", ended.stderr);
 }
 
 #[tokio::test]
