@@ -66,7 +66,9 @@ pub async fn relay<C: Duplex, A: Duplex>(
         end = relay.run() => end,
     };
     if end == RelayEnd::Finished {
-        relay.ends.iter_mut().for_each(|end| end.finish_on_drop());
+        for end in &mut relay.ends {
+            end.finish_on_drop();
+        }
     }
     end
 }
