@@ -96,6 +96,7 @@ fn greet(args: &Tcp, listener: &TunnelListener, screen: &Screen) {
     } else {
         screen.note(&format!("{} -> {}", listener.address(), args.target));
     }
+    screen.note(&format!("if it speaks HTTP: {}", listener.address().to_http()));
     screen.note(&match &args.name {
         Some(name) => format!("Ctrl-C stops; the address stays yours for a day, `tunnel close {name}` gives it up"),
         None => "Ctrl-C stops and closes the tunnel".to_owned(),
