@@ -197,21 +197,23 @@ impl Sessions {
 }
 
 impl State {
-    /// The first unused session is as good as any, which makes this quick where each session serves one client.
+    /// The session with the fewest streams, of those that can be counted on if there are any. The first unused one is as good
+    /// as any, which makes this quick where each session serves one client.
     fn least_used(&mut self, tried: &[u64]) -> Option<&mut Member> {
-        let mut best: Option<usize> = None;
+        let mut best: Option<((bool, usize), usize)> = None;
         for (index, member) in self.members.iter().enumerate() {
-            if tried.contains(&member.key) {
+            if tried.contains(&member.key) || member.used >= member.session.room() {
                 continue;
             }
-            if member.used < member.session.room() && best.is_none_or(|b| member.used < self.members[b].used) {
-                best = Some(index);
-                if member.used == 0 {
+            let burden = (member.session.is_doubtful(), member.used);
+            if best.is_none_or(|(least, _)| burden < least) {
+                best = Some((burden, index));
+                if burden == (false, 0) {
                     break;
                 }
             }
         }
-        best.map(|index| &mut self.members[index])
+        best.map(|(_, index)| &mut self.members[index])
     }
 }
 
@@ -349,6 +351,37 @@ mod tests {
             keys.push(places[places.len() - 1].key);
         }
         assert_eq!(keys, [0, 1, 0, 1]);
+    }
+
+    struct Doubtful;
+
+    #[async_trait]
+    impl Session for Doubtful {
+        async fn open(&self, _: &ClientInfo) -> Result<BoxStream, SessionGone> {
+            Err(SessionGone)
+        }
+
+        fn room(&self) -> usize {
+            9
+        }
+
+        fn is_doubtful(&self) -> bool {
+            true
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_is_in_doubt_gets_clients_only_if_there_is_no_other() {
+        let sessions = sessions();
+        let _doubtful = sessions.join(Arc::new(Doubtful), agent(), None);
+        let other = sessions.join(Arc::new(Idle(9)), agent(), None);
+        let mut places = Vec::new();
+        for _ in 0..3 {
+            places.push(sessions.take().await);
+        }
+        assert!(places.iter().all(|place| place.key == 1));
+        drop(other);
+        assert_eq!(sessions.take().await.key, 0);
     }
 
     #[tokio::test(start_paused = true)]

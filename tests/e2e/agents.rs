@@ -1,6 +1,10 @@
 //! Agents on a multiplexed backend: several of them, several connections, and networks that come and go.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -101,6 +105,39 @@ async fn an_agent_whose_network_was_away_is_back_soon_at_the_same_address() {
 
         tokio::spawn(echo(tunnel.accept().await.unwrap()));
         assert_eq!(waiting.await.unwrap().unwrap(), b"anybody there?");
+    })
+    .await;
+}
+
+/// Long before it is given up.
+#[tokio::test]
+async fn an_agent_that_vanished_soon_gets_no_clients_where_there_is_another() {
+    within(async {
+        let server = server().await;
+        let path = Path::to(server.addr(), SHORT).await.unwrap();
+        let open = async |backend| {
+            let tunnel = Tunnel::tcp().backend("mux").name("twice");
+            Agent::embedded(backend).open(tunnel).await.unwrap()
+        };
+        let vanishing = open(Arc::new(Detour { backend: server.backend(), by: path.addr() })).await;
+        vanishing.state().wait_for(|state| *state == AgentState::Online).await.unwrap();
+        let mut staying = open(Arc::new(Detour { backend: server.backend(), by: server.addr() })).await;
+        until_sessions(&server, 2).await;
+        let public = public(&staying);
+        tokio::spawn(async move {
+            while let Ok(stream) = staying.accept().await {
+                tokio::spawn(echo(stream));
+            }
+        });
+
+        path.cut();
+        let since = Instant::now();
+        let mut in_a_row = 0;
+        while in_a_row < 8 {
+            let served = tokio::time::timeout(Duration::from_millis(500), ask(public, b"?")).await;
+            in_a_row = if served.is_ok() { in_a_row + 1 } else { 0 };
+        }
+        assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
     })
     .await;
 }

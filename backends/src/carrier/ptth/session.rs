@@ -117,7 +117,7 @@ impl Agent {
     }
 
     async fn serve(mut self, sender: SendRequest<Chunk>, entry: &Entry, resets: u32) -> Ended {
-        let mut stay = Some(Stay::begin(sender, entry, resets, Arc::downgrade(&self.streams)));
+        let mut stay = Some(Stay::begin(sender, entry, resets, &self));
         let (stop, uplink) = (&entry.admitted.stop, &entry.admitted.uplink);
         let ended = loop {
             let no_new_streams = tokio::select! {
@@ -176,14 +176,15 @@ struct Stay {
 }
 
 impl Stay {
-    fn begin(sender: SendRequest<Chunk>, entry: &Entry, resets: u32, streams: Weak<()>) -> Self {
+    fn begin(sender: SendRequest<Chunk>, entry: &Entry, resets: u32, agent: &Agent) -> Self {
         let session = Arc::new(PtthSession {
             sender: sender.clone(),
             // An address' authority is always one of a URI.
             authority: entry.admitted.address.authority().parse().unwrap_or_default(),
             room: sender.current_max_send_streams().min(MOST_STREAMS as usize),
             resets: Arc::new(Resets::new(resets)),
-            streams,
+            streams: Arc::downgrade(&agent.streams),
+            is_doubtful: agent.pulse.is_doubtful(),
             is_worn_out: AtomicBool::new(false),
         });
         let membership = entry.admitted.uplink.join(session.clone(), entry.addr, entry.take_over());
@@ -203,6 +204,7 @@ struct PtthSession {
     room: usize,
     resets: Arc<Resets>,
     streams: Weak<()>,
+    is_doubtful: Arc<AtomicBool>,
     is_worn_out: AtomicBool,
 }
 
@@ -230,6 +232,10 @@ impl Session for PtthSession {
 
     fn room(&self) -> usize {
         self.room
+    }
+
+    fn is_doubtful(&self) -> bool {
+        self.is_doubtful.load(Ordering::Relaxed)
     }
 }
 
