@@ -43,8 +43,8 @@ pub(super) struct Pulse {
     heard: Arc<AtomicU64>,
     /// As it stood when anything was last heard, and when that was.
     last: (u64, Instant),
-    /// A question that has not been answered: when it was asked, and what had been heard by then.
-    asked: Option<(Instant, u64)>,
+    /// A question that has not been answered.
+    asked: Option<Asked>,
     /// What had been heard at the last answer.
     looked: u64,
     has_answered: bool,
@@ -54,6 +54,23 @@ pub(super) struct Pulse {
     /// Set while an answer is overdue.
     is_doubtful: Arc<AtomicBool>,
     timer: Pin<Box<Sleep>>,
+}
+
+/// A PING on its way.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    at: Instant,
+    /// What had been heard by then.
+    heard: u64,
+    why: Why,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// To see whether the peer is there.
+    Silence,
+    /// To see how much a round trip brings.
+    Window,
 }
 
 /// Nothing has been heard for too long.
@@ -104,11 +121,11 @@ impl Pulse {
         }
         self.poll_answer(cx, heard);
         if is_news && self.asked.is_none() && self.window.wants_a_look(heard - self.looked, self.last.1) {
-            self.ask(cx, heard);
+            self.ask(cx, heard, Why::Window);
         }
         if streams > self.streams && self.asked.is_none() && self.last.1.elapsed() >= QUIET {
             // Somebody counts on a peer of which nothing was heard lately.
-            self.ask(cx, heard);
+            self.ask(cx, heard, Why::Silence);
         }
         self.streams = streams;
         if let Some(size) = self.window.due(streams)
@@ -117,20 +134,20 @@ impl Pulse {
             self.window.tell(size);
         }
         let silent = self.poll_silence(cx, heard);
-        let overdue = self.asked.is_some_and(|(asked, then)| then == heard && asked.elapsed() >= OVERDUE);
+        let overdue = self.asked.is_some_and(|asked| asked.heard == heard && asked.at.elapsed() >= OVERDUE);
         self.is_doubtful.store(overdue, Ordering::Relaxed);
         silent
     }
 
     fn poll_answer(&mut self, cx: &mut Context<'_>, heard: u64) {
-        let Some((asked, heard_then)) = self.asked else { return };
+        let Some(asked) = self.asked else { return };
         // An error is the connection's, and it tells whoever drives it.
         if let Poll::Ready(Ok(_)) = self.pings.poll_pong(cx) {
             let now = Instant::now();
-            if self.has_answered {
-                self.window.measure(heard - heard_then, now - asked, now);
-            } else {
-                self.window.guess(now - asked);
+            if !self.has_answered {
+                self.window.guess(now - asked.at);
+            } else if asked.why == Why::Window {
+                self.window.measure(heard - asked.heard, now - asked.at, now);
             }
             (self.asked, self.has_answered) = (None, true);
             self.looked = heard;
@@ -146,21 +163,21 @@ impl Pulse {
             }
             let is_first = !self.has_answered && self.asked.is_none();
             if is_first || (silence >= self.patience.ping_after && self.asked.is_none()) {
-                self.ask(cx, heard);
+                self.ask(cx, heard, Why::Silence);
             }
             let patience = &self.patience;
             let next = if silence < patience.ping_after { patience.ping_after } else { patience.dead_after };
-            let overdue = self.asked.map(|(asked, _)| asked + OVERDUE).filter(|overdue| *overdue > now);
+            let overdue = self.asked.map(|asked| asked.at + OVERDUE).filter(|overdue| *overdue > now);
             let next = self.last.1 + next;
             self.timer.set(sleep_until(overdue.map_or(next, |overdue| overdue.min(next))));
         }
         Poll::Pending
     }
 
-    fn ask(&mut self, cx: &mut Context<'_>, heard: u64) {
+    fn ask(&mut self, cx: &mut Context<'_>, heard: u64, why: Why) {
         if self.pings.send_ping(Ping::opaque()).is_ok() {
             let now = Instant::now();
-            self.asked = Some((now, heard));
+            self.asked = Some(Asked { at: now, heard, why });
             let overdue = now + OVERDUE;
             if self.timer.deadline() > overdue {
                 self.timer.as_mut().reset(overdue);

@@ -49,9 +49,12 @@ impl Window {
             self.measured = u32::try_from(bytes * 4).unwrap_or(MOST_WINDOW).clamp(self.measured, MOST_WINDOW);
             self.pause = FIRST_PAUSE;
             self.next_look = now;
-        } else {
+        } else if fills {
             self.next_look = now + self.pause;
             self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        } else {
+            // Nobody needed more this time. The next one may.
+            self.next_look = now + FIRST_PAUSE;
         }
     }
 
@@ -109,6 +112,18 @@ mod tests {
         assert!((2 * 5_000_000..=16 * 1024 * 1024).contains(&filled), "{filled}");
         assert_eq!(after_rounds(1e5, round_trip, 1), FIRST_WINDOW);
         assert_eq!(after_rounds(1e12, round_trip, 1), MOST_WINDOW);
+    }
+
+    #[tokio::test]
+    async fn a_modest_beginning_does_not_make_it_slow_to_grow() {
+        let round_trip = Duration::from_millis(100);
+        let mut window = Window::new();
+        let mut now = Instant::now();
+        for _ in 0..50 {
+            window.measure(1000, round_trip, now);
+            now += round_trip;
+        }
+        assert!(window.wants_a_look(u64::from(FIRST_WINDOW), now));
     }
 
     #[tokio::test]
