@@ -70,7 +70,7 @@ function session() {
     request.on('upgrade', (response, socket, head) => {
       socket.setTimeout(0).setNoDelay();
       socket.unshift(head); // HTTP/2 may have begun right behind the 101
-      const session = http2.performServerHandshake(socket, { maxSessionMemory: 1024 });
+      const session = http2.performServerHandshake(socket);
       session.setLocalWindowSize(2 ** 30); // 64 KiB a round trip for all clients together, otherwise
       session.on('stream', serve);
       session.on('error', () => {});

@@ -145,18 +145,17 @@ class Session:
 async def dial(uri, target, name):
     reader, writer = await asyncio.open_connection(uri.hostname, uri.port)
     credentials = base64.b64encode(f"{uri.username}:{uri.password}".encode()).decode()
+    # `h2` bears any number of resets. Unless told, the server would ration them, and each holds one of the 100 places meanwhile.
     writer.write(
-        f"GET {uri.path}?agent={name} HTTP/1.1\r\nHost: {uri.hostname}:{uri.port}\r\n"
+        f"GET {uri.path}?agent={name}&resets=2000 HTTP/1.1\r\nHost: {uri.hostname}:{uri.port}\r\n"
         f"Connection: upgrade\r\nUpgrade: ptth\r\nALPN: h2\r\nAuthorization: Basic {credentials}\r\n\r\n".encode()
     )
     head = (await reader.readuntil(b"\r\n\r\n")).decode()  # HTTP/2 may have begun right behind it, and stays in `reader`
     status = head.split()[1]
-    if status == "401":
-        sys.exit("the tunnel is closed or its URI is wrong; open it again")
     if status != "101":
         writer.close()
         after = re.search(r"(?im)^retry-after: *(\d+)", head)
-        raise Refused(f"the server answers {status}", int(after[1]) if after else 0)
+        raise Refused(status, int(after[1]) if after else 0)
     return Session(reader, writer, target)
 
 
@@ -180,12 +179,14 @@ async def main():
             print("the session ended", file=sys.stderr)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, h2.exceptions.ProtocolError) as error:
             print(f"the session failed: {error!r}", file=sys.stderr)
-        except Refused as error:
-            print(error.args[0], file=sys.stderr)
-            after = error.args[1]
+        except Refused as refused:
+            status, after = refused.args
+            if status == "401":
+                return "the tunnel is closed or its URI is wrong; open it again"
+            print(f"the server answers {status}", file=sys.stderr)
         await asyncio.sleep(after + random.uniform(0, wait))
         wait = min(2 * wait, 30)
 
 
 with contextlib.suppress(KeyboardInterrupt):
-    asyncio.run(main())
+    sys.exit(asyncio.run(main()))
