@@ -180,6 +180,8 @@ impl Hall {
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.terms.idle)
+            // `printf 'GET …' | nc` has finished when it has asked, and still wants its answer.
+            .half_close(true)
             .max_buf_size(LONGEST_HEAD)
             .serve_connection(TokioIo::new(io), service)
             .with_upgrades();

@@ -1,0 +1,3 @@
+module example.com/tunnel-agent
+
+go 1.24
