@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -10,6 +11,7 @@ use tokio::{
 use tunnel_api::rpc::v1::ListTunnelsRequest;
 use tunnel_server::Running;
 use tunnel_tests::{
+    client::ask,
     client::{get, hear_out},
     limit::within,
     server::{rpc, server, server_with},
@@ -196,6 +198,23 @@ async fn a_request_head_that_is_too_long_is_refused() {
             assert_eq!(answer.matches("HTTP/1.1 200 ").count(), answered, "{answer}");
         }
         answers_within(Duration::from_secs(1), &server).await;
+    })
+    .await;
+}
+
+/// As `printf 'GET …' | nc` does. Many at once, because it was a race.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_finished_when_it_has_asked_is_answered() {
+    within(async {
+        let server = server().await;
+        let request = b"GET / HTTP/1.1\r\nhost: h\r\n\r\n";
+        for _ in 0..20 {
+            let answers = join_all((0..50).map(|_| ask(server.addr(), request))).await;
+            for answer in answers {
+                let answer = answer.unwrap();
+                assert!(answer.starts_with(b"HTTP/1.1 200"), "{:?}", String::from_utf8_lossy(&answer));
+            }
+        }
     })
     .await;
 }
