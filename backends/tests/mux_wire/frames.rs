@@ -7,7 +7,10 @@ use tokio::{
     net::TcpStream,
 };
 use tunnel_api::OpenedTunnel;
-use tunnel_backends::testing::{Heard, hear, soon};
+use tunnel_backends::{
+    sockets,
+    testing::{Heard, hear, soon},
+};
 
 use crate::knock::Knock;
 
@@ -275,6 +278,11 @@ impl Frames {
     /// Says nothing more, as a process that ended.
     pub(crate) async fn hang_up(&mut self) {
         soon("an end to be taken", self.socket.shutdown()).await.expect("a server that is there");
+    }
+
+    /// Is gone, as a host that was cut off.
+    pub(crate) fn reset(self) {
+        sockets::reset(self.socket.into_inner());
     }
 
     /// All that still comes until the server hangs up.

@@ -10,6 +10,10 @@ mod knock;
 mod mux;
 
 mod answers;
+mod ends;
+mod goodbyes;
 mod openings;
 mod requests;
+mod sessions;
+mod silence;
 mod tickets;
