@@ -2,7 +2,7 @@
 
 use tokio::net::TcpStream;
 use tunnel_backends::testing::{
-    Heard, Stage,
+    Heard,
     client::{hear_exactly, say_all},
     connect, hear, keep, say,
 };

@@ -10,9 +10,12 @@ mod knock;
 mod mux;
 
 mod answers;
+mod crowds;
 mod ends;
 mod goodbyes;
+mod malformed;
 mod openings;
+mod readers;
 mod requests;
 mod sessions;
 mod silence;

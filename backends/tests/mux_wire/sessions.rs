@@ -15,24 +15,23 @@ fn clients_go_to_the_session_with_the_fewest() {
     keep(&Mux::default(), async |rig| {
         let (stage, tunnel) = open(rig).await;
         let mut agents = come(&stage, &tunnel, 3).await;
-        let mut clients = Vec::new();
+        let (mut clients, mut of_the_second) = (Vec::new(), Vec::new());
         for _ in 0..2 {
-            for agent in &mut agents {
+            for (number, agent) in agents.iter_mut().enumerate() {
                 let client = connect(&tunnel.address).await;
                 let stream = agent.client().await;
-                clients.push((client, stream));
+                if number == 1 { of_the_second.push((client, stream)) } else { clients.push(client) }
             }
         }
-        // The second loses both of its own, and gets the next two.
-        for _ in 0..2 {
-            let (mut client, stream) = clients.remove(1);
+        // It loses both, and gets the next two.
+        for (mut client, stream) in of_the_second {
             agents[1].say(&Frame::declined(stream, 502)).await;
             assert_eq!(hear(&mut client).await, Heard::reset_after(&[]));
-            clients.rotate_left(2);
         }
         until_streams(&stage, &tunnel, 4).await;
         for _ in 0..2 {
-            clients.push((connect(&tunnel.address).await, agents[1].client().await));
+            clients.push(connect(&tunnel.address).await);
+            agents[1].client().await;
         }
     });
 }
