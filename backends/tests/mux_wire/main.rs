@@ -17,6 +17,7 @@ mod malformed;
 mod openings;
 mod readers;
 mod requests;
+mod resets;
 mod sessions;
 mod silence;
 mod tickets;
