@@ -22,7 +22,8 @@ fn a_thousand_clients_at_once_each_get_their_own_bytes() {
     keep(&Mux::default(), async |rig| {
         let (stage, tunnel) = open(rig).await;
         // The `h2` crate's servers allow 200 unless they are told otherwise.
-        let _agent = Agent::dial_with(&tunnel, h2::server::Builder::new().max_concurrent_streams(1000)).await.serve(echo);
+        let _agent =
+            Agent::dial_with(&tunnel, h2::server::Builder::new().max_concurrent_streams(1000)).await.serve(echo);
         let words = |number: u64| pattern(number, 2000);
         let mut clients = join_all((0..1000).map(async |number| {
             let mut client = connect(&tunnel.address).await;

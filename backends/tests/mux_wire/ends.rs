@@ -6,9 +6,9 @@ use futures_util::future::join_all;
 use tokio::{io::AsyncWriteExt, net::TcpStream, time::Instant};
 use tunnel_api::{AgentLoss, CloseReason, OpenedTunnel, TunnelRef, What};
 use tunnel_backends::testing::{
-    Heard, connect, hear, keep, pattern, say, soon,
+    Heard,
     client::{hear_exactly, refuses, socket_addr},
-    within,
+    connect, hear, keep, pattern, say, soon, within,
 };
 
 use crate::{
@@ -135,11 +135,16 @@ fn an_agent_that_is_cut_off_resets_its_clients_and_keeps_its_address() {
             for _ in 0..20 {
                 clients.push(taken(&tunnel, &mut agent).await.0);
             }
-            if is_reset { agent.reset() } else { drop(agent) }
+            if is_reset {
+                agent.reset()
+            } else {
+                drop(agent)
+            }
             for heard in join_all(clients.iter_mut().map(hear)).await {
                 assert_eq!(heard, Heard::reset_after(&[]));
             }
-            let loss = watch.until(|event| if let What::AgentLost { loss, .. } = event.what { Some(loss) } else { None });
+            let loss =
+                watch.until(|event| if let What::AgentLost { loss, .. } = event.what { Some(loss) } else { None });
             assert_eq!(loss.await, AgentLoss::HungUp);
             let since = Instant::now();
             let mut client = connect(&tunnel.address).await;

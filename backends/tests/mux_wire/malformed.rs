@@ -181,7 +181,10 @@ fn against_the_connection() -> Vec<(&'static str, Vec<Frame>)> {
         one("PING on a stream", PING, 0, it, &[0; 8]),
         one("GOAWAY on a stream", GOAWAY, 0, it, &[0; 8]),
         one("GOAWAY of 7 bytes", GOAWAY, 0, 0, &[0; 7]),
-        ("a goodbye that takes back the one before", vec![Frame::goodbye(it, NO_ERROR), Frame::goodbye(it + 2, NO_ERROR)]),
+        (
+            "a goodbye that takes back the one before",
+            vec![Frame::goodbye(it, NO_ERROR), Frame::goodbye(it + 2, NO_ERROR)],
+        ),
         one("WINDOW_UPDATE of 3 bytes", WINDOW_UPDATE, 0, 0, &[0; 3]),
         one("WINDOW_UPDATE of 0", WINDOW_UPDATE, 0, 0, &[0; 4]),
         one("WINDOW_UPDATE of an idle stream", WINDOW_UPDATE, 0, it + 2, &[0, 0, 0, 1]),

@@ -32,8 +32,7 @@ impl Rig for Mux {
         BehindDoor::new(
             |http| gate.clone().in_front_of(http),
             |door| {
-                let config =
-                    MuxConfig::new("mux", self.tunnels.clone(), setup.public_ports, gate.clone(), door);
+                let config = MuxConfig::new("mux", self.tunnels.clone(), setup.public_ports, gate.clone(), door);
                 let (patience, max_sessions) = (self.patience, self.max_sessions);
                 MuxConfig { times: setup.times, patience, max_sessions, ..config }.build()
             },

@@ -17,11 +17,11 @@ fn a_client_is_a_connect_request_that_names_it() {
         let (_stage, tunnel) = open(rig).await;
         let mut agent = Agent::dial(&tunnel).await;
         let client = connect(&tunnel.address).await;
+        let expected = format!("for=\"{}\";by=\"{}\"", client.local_addr().unwrap(), client.peer_addr().unwrap());
         let asked = agent.client().await.request;
         assert_eq!(asked.method(), http::Method::CONNECT);
         assert_eq!(asked.uri().authority().map(ToString::to_string), Some(tunnel.address.authority()));
         assert_eq!((asked.uri().scheme_str(), asked.uri().path()), (None, ""));
-        let expected = format!("for=\"{}\";by=\"{}\"", client.local_addr().unwrap(), client.peer_addr().unwrap());
         let headers: Vec<_> = asked.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
         assert_eq!(headers, [("forwarded", expected.as_bytes())]);
     });

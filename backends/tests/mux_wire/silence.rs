@@ -51,7 +51,9 @@ fn an_agent_that_does_not_speak_http2_is_dropped_after_5_seconds() {
             }
         };
         let took = |()| since.elapsed();
-        let timed = async { join!(async { took(silent.await) }, async { took(only_settings.await) }, async { took(dribbling.await) }) };
+        let timed = async {
+            join!(async { took(silent.await) }, async { took(only_settings.await) }, async { took(dribbling.await) })
+        };
         let (silent, only_settings, dribbling) = within(Duration::from_secs(9), "all to be dropped", timed).await;
         for (took, what) in [(silent, "silent"), (only_settings, "only settings"), (dribbling, "dribbling")] {
             assert!((4500..7000).contains(&took.as_millis()), "{what}: {took:?}");

@@ -125,7 +125,10 @@ async fn bad_credentials(stage: &Stage) -> Vec<(&'static str, Knock)> {
         ("another tunnel's ticket", knock.clone().as_agent_of(id, other_ticket)),
         ("an expired tunnel's", Knock::at(&expired(stage).await.uri)),
         ("a closed tunnel's", Knock::at(&closed(stage).await.uri)),
-        ("not from where it may dial", Knock::at(&stage.try_open(dialled_from("192.0.2.0/24")).await.expect("a tunnel").uri)),
+        (
+            "not from where it may dial",
+            Knock::at(&stage.try_open(dialled_from("192.0.2.0/24")).await.expect("a tunnel").uri),
+        ),
     ]
 }
 
