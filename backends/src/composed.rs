@@ -12,9 +12,10 @@ use crate::{
     carrier::{Admission, Carrier, DialFrom},
     events::Identity,
     front::Front,
+    presence::Lifetime,
     relay::RelayTimes,
     sockets,
-    tunnel::{Lifetime, Terms, Tunnel},
+    tunnel::{Terms, Tunnel},
     tunnels::{Scope, Tunnels},
     uplink::{Uplink, UplinkTerms},
 };
@@ -116,7 +117,7 @@ impl Composed {
                 backend: self.name.clone(),
             };
             let news = self.tunnels.news(about);
-            let uplink = Uplink::new(self.uplink_terms(&request), news.clone());
+            let uplink = Uplink::new(self.uplink_terms(&request), self.lifetime(&request), news.clone());
             let dial_from = DialFrom::new(self.networks(caller, &request));
 
             let (address, published) = front.publish(caller, &request.address, uplink.clone()).await?;
@@ -131,7 +132,7 @@ impl Composed {
             let (uri, admitted) = self.carrier.admit(caller, admission, uplink.clone())?;
 
             let terms = Terms::of(request.clone());
-            let tunnel = Tunnel::new(news, (uri, address), terms, dial_from, self.lifetime(&request), uplink);
+            let tunnel = Tunnel::new(news, (uri, address), terms, dial_from, uplink);
             let opened = tunnel.opened();
             match self.tunnels.add(Arc::new(tunnel), vec![admitted, published]) {
                 Ok(()) => return Ok(opened),

@@ -156,7 +156,7 @@ async fn receive(mut socket: TcpStream, peer: SocketAddr, seat: Seat, hall: Arc<
     let addrs = ConnectionAddrs { peer, local: sockets::canonical(local) };
     match first {
         Some(Ok(FirstUnit { protocol, bytes })) => {
-            hall.serve(protocol, Replay::new(bytes.freeze(), socket), addrs).await
+            hall.serve(protocol, Replay::new(bytes.freeze(), socket), addrs).await;
         }
         Some(Err(error)) => tracing::debug!(peer.addr = %peer, %error, "connection refused at the door"),
         None => sockets::reset(socket),

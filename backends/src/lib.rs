@@ -32,6 +32,8 @@ pub mod mux;
 #[cfg(feature = "serve")]
 pub mod ports;
 #[cfg(feature = "serve")]
+mod presence;
+#[cfg(feature = "serve")]
 pub mod session;
 #[cfg(feature = "serve")]
 pub mod sessions;

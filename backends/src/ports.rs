@@ -92,7 +92,7 @@ impl PortPool {
         }
         let taken = || TunnelError::AddressTaken { address: format!("port {port}") };
         let lease = self.hold(port).ok_or_else(taken)?;
-        match sockets::listen(SocketAddr::new(ip, port)) {
+        match sockets::listen_for_streams(SocketAddr::new(ip, port)) {
             Ok(listener) => Ok((lease, listener)),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(taken()),
             Err(error) => Err(cannot_listen(ip, port, error)),
@@ -104,7 +104,7 @@ impl PortPool {
         let mut passed_over = Vec::new();
         let result = loop {
             let Some(port) = self.next_free(choice) else { break Err(self.exhausted()) };
-            match sockets::listen(SocketAddr::new(ip, port)) {
+            match sockets::listen_for_streams(SocketAddr::new(ip, port)) {
                 Ok(listener) => break Ok((PortLease { pool: self.clone(), port }, listener)),
                 Err(error) => {
                     passed_over.push(port);
@@ -124,7 +124,8 @@ impl PortPool {
     fn listen_anywhere(self: &Arc<Self>, ip: IpAddr, choice: Choice) -> Result<(PortLease, TcpListener), TunnelError> {
         let mut passed_over = Vec::new();
         while passed_over.len() < KERNEL_TRIES {
-            let listener = sockets::listen(SocketAddr::new(ip, 0)).map_err(|error| cannot_listen(ip, 0, error))?;
+            let listener =
+                sockets::listen_for_streams(SocketAddr::new(ip, 0)).map_err(|error| cannot_listen(ip, 0, error))?;
             let port = listener.local_addr().map_err(|error| cannot_listen(ip, 0, error))?.port();
             if !choice.accepts(port) {
                 passed_over.push(listener);

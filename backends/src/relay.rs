@@ -41,7 +41,7 @@ use flow::{Broken, Flow, FlowState};
 
 /// Relays between `client` and `agent` until both directions have ended, either side aborts, or `cancel` fires.
 ///
-/// Dropping the future closes both ends as they are; fire `cancel` to have them aborted.
+/// Dropping the future drops both ends as they are; fire `cancel` to have them aborted.
 pub async fn relay<C: Duplex, A: Duplex>(
     mut client: C,
     mut agent: A,
@@ -57,14 +57,20 @@ pub async fn relay<C: Duplex, A: Duplex>(
         lingering: false,
         stall: None,
     };
-    tokio::select! {
+    let end = tokio::select! {
         biased;
         () = cancel.cancelled() => {
             relay.abort_both();
             RelayEnd::Cancelled
         }
         end = relay.run() => end,
+    };
+    if end == RelayEnd::Finished {
+        for end in &mut relay.ends {
+            end.finish_on_drop();
+        }
     }
+    end
 }
 
 /// Bytes delivered so far, each way.

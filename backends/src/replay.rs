@@ -24,6 +24,10 @@ impl Replay {
         Self { first, socket }
     }
 
+    pub(crate) fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+
     /// The same, with what was read from it meanwhile in front again.
     #[cfg(feature = "serve")]
     pub(crate) fn put_back(self, read: &[u8]) -> Self {

@@ -19,6 +19,12 @@ pub trait Session: Send + Sync + 'static {
 
     /// How many streams at once.
     fn room(&self) -> usize;
+
+    /// Whether the agent has not answered for longer than it should. It may still be there; as long as there are others it
+    /// gets no streams.
+    fn is_doubtful(&self) -> bool {
+        false
+    }
 }
 
 /// The session can open no more streams.

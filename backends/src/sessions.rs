@@ -10,9 +10,11 @@ use std::{
 };
 
 use tokio::sync::{Semaphore, watch};
-use tunnel_api::AgentLoss;
+use tunnel_api::{AgentLoss, What};
 
 use crate::{
+    events::TunnelNews,
+    presence::{Expiry, Lifetime, Presence},
     session::{BoxStream, Session, SessionGone},
     uplink::ClientInfo,
 };
@@ -24,6 +26,7 @@ pub(crate) struct Sessions {
     /// the client that has waited longest is served first.
     places: Semaphore,
     presence: watch::Sender<Presence>,
+    news: TunnelNews,
     /// Moves when a place becomes free, for whoever cannot use just any.
     freed: watch::Sender<()>,
 }
@@ -35,6 +38,8 @@ struct State {
     next_key: u64,
     /// How the last session that left came to do so.
     loss: AgentLoss,
+    /// The tunnel is over: who comes and goes is no news any more.
+    is_over: bool,
 }
 
 struct Member {
@@ -43,37 +48,33 @@ struct Member {
     used: usize,
 }
 
-/// Whether anybody is there to serve the tunnel: a session, or a stream that is still running.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Presence {
-    pub(crate) online: bool,
-    /// How often somebody came where nobody was, and where the last one came from.
-    pub(crate) arrivals: u64,
-    pub(crate) agent: Option<SocketAddr>,
-    /// How the last agent was lost.
-    pub(crate) loss: AgentLoss,
-    /// How often the owner showed up by opening the tunnel again.
-    pub(crate) touched: u64,
-}
-
 impl Sessions {
-    pub(crate) fn new() -> Arc<Self> {
+    pub(crate) fn new(lifetime: Lifetime, news: TunnelNews) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
             places: Semaphore::new(0),
-            presence: watch::Sender::new(Presence::default()),
+            presence: watch::Sender::new(Presence::new(lifetime)),
+            news,
             freed: watch::Sender::new(()),
         })
     }
 
-    /// Adds a session; it leaves when the membership is dropped.
-    pub(crate) fn join(self: &Arc<Self>, session: Arc<dyn Session>, agent: SocketAddr) -> Membership {
+    /// Adds a session; it leaves when the membership is dropped. `took_over` is where the same agent was connected from before.
+    pub(crate) fn join(
+        self: &Arc<Self>,
+        session: Arc<dyn Session>,
+        agent: SocketAddr,
+        took_over: Option<SocketAddr>,
+    ) -> Membership {
         let room = session.room();
         let mut state = self.lock();
         let key = state.next_key;
         state.next_key += 1;
         state.members.push(Member { key, session, used: 0 });
-        self.show_presence(&state, Some(agent));
+        // Told before anybody can get a place.
+        if !self.show_presence(&state, Some((agent, took_over))) && took_over.is_some() {
+            self.tell(&state, || What::AgentConnected { agent, took_over });
+        }
         drop(state);
         self.places.add_permits(room);
         self.freed.send_replace(());
@@ -114,7 +115,12 @@ impl Sessions {
     }
 
     pub(crate) fn touch(&self) {
-        self.presence.send_modify(|presence| presence.touched += 1);
+        self.presence.send_modify(Presence::touch);
+    }
+
+    /// Whoever still goes does so because the tunnel is over.
+    pub(crate) fn close_books(&self) {
+        self.lock().is_over = true;
     }
 
     /// Sessions that can take a client now, and streams that are running.
@@ -154,21 +160,34 @@ impl Sessions {
         self.show_presence(&state, None);
     }
 
-    fn show_presence(&self, state: &State, arrived: Option<SocketAddr>) {
+    /// Shows whether anybody is there, and tells it if that has changed. All of that happens while the state is held, so that
+    /// the news come in order.
+    fn show_presence(&self, state: &State, arrived: Option<(SocketAddr, Option<SocketAddr>)>) -> bool {
         let online = !state.members.is_empty() || state.streams > 0;
         self.presence.send_if_modified(|presence| {
             if presence.online == online {
                 return false;
             }
-            presence.online = online;
-            if online {
-                presence.arrivals += 1;
-                presence.agent = arrived;
-            } else {
-                presence.loss = state.loss;
+            match arrived {
+                Some((agent, took_over)) => {
+                    presence.arrive();
+                    self.tell(state, || What::AgentConnected { agent, took_over });
+                }
+                None => {
+                    presence.leave();
+                    if let Some(Expiry { time: expire_time, .. }) = presence.expiry {
+                        self.tell(state, || What::AgentLost { expire_time, loss: state.loss });
+                    }
+                }
             }
             true
-        });
+        })
+    }
+
+    fn tell(&self, state: &State, what: impl FnOnce() -> What) {
+        if !state.is_over {
+            self.news.tell(what);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -178,21 +197,23 @@ impl Sessions {
 }
 
 impl State {
-    /// The first unused session is as good as any, which makes this quick where each session serves one client.
+    /// The session with the fewest streams, of those that can be counted on if there are any. The first unused one is as good
+    /// as any, which makes this quick where each session serves one client.
     fn least_used(&mut self, tried: &[u64]) -> Option<&mut Member> {
-        let mut best: Option<usize> = None;
+        let mut best: Option<((bool, usize), usize)> = None;
         for (index, member) in self.members.iter().enumerate() {
-            if tried.contains(&member.key) {
+            if tried.contains(&member.key) || member.used >= member.session.room() {
                 continue;
             }
-            if member.used < member.session.room() && best.is_none_or(|b| member.used < self.members[b].used) {
-                best = Some(index);
-                if member.used == 0 {
+            let burden = (member.session.is_doubtful(), member.used);
+            if best.is_none_or(|(least, _)| burden < least) {
+                best = Some((burden, index));
+                if burden == (false, 0) {
                     break;
                 }
             }
         }
-        best.map(|index| &mut self.members[index])
+        best.map(|(_, index)| &mut self.members[index])
     }
 }
 
@@ -260,6 +281,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
+    use crate::events::{Events, Identity};
 
     struct Idle(usize);
 
@@ -274,6 +296,17 @@ mod tests {
         }
     }
 
+    fn sessions() -> Arc<Sessions> {
+        let about = Identity {
+            id: "t-1".parse().unwrap(),
+            owner: tunnel_api::Owner::new("local"),
+            name: None,
+            backend: "test".into(),
+        };
+        let lifetime = Lifetime { dial_within: Duration::from_secs(60), grace: None };
+        Sessions::new(lifetime, Events::new().of(Arc::new(about)))
+    }
+
     fn agent() -> SocketAddr {
         "127.0.0.1:1".parse().unwrap()
     }
@@ -284,8 +317,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_place_is_taken_once_and_given_back() {
-        let sessions = Sessions::new();
-        let _member = sessions.join(Arc::new(Idle(1)), agent());
+        let sessions = sessions();
+        let _member = sessions.join(Arc::new(Idle(1)), agent(), None);
         let place = sessions.take().await;
         assert!(is_empty(&sessions).await);
         drop(place);
@@ -294,22 +327,23 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_places_of_a_session_go_with_it() {
-        let sessions = Sessions::new();
-        let first = sessions.join(Arc::new(Idle(2)), agent());
+        let sessions = sessions();
+        let first = sessions.join(Arc::new(Idle(2)), agent(), None);
         let place = sessions.take().await;
         drop(first);
         assert!(is_empty(&sessions).await);
         drop(place);
         assert!(is_empty(&sessions).await, "a place of a session that has left came back");
-        let _second = sessions.join(Arc::new(Idle(1)), agent());
+        let _second = sessions.join(Arc::new(Idle(1)), agent(), None);
         let _place = sessions.take().await;
         assert!(is_empty(&sessions).await);
     }
 
     #[tokio::test(start_paused = true)]
     async fn streams_go_to_the_least_used_session() {
-        let sessions = Sessions::new();
-        let _members = [sessions.join(Arc::new(Idle(9)), agent()), sessions.join(Arc::new(Idle(9)), agent())];
+        let sessions = sessions();
+        let _members =
+            [sessions.join(Arc::new(Idle(9)), agent(), None), sessions.join(Arc::new(Idle(9)), agent(), None)];
         let mut keys = Vec::new();
         let mut places = Vec::new();
         for _ in 0..4 {
@@ -319,16 +353,47 @@ mod tests {
         assert_eq!(keys, [0, 1, 0, 1]);
     }
 
+    struct Doubtful;
+
+    #[async_trait]
+    impl Session for Doubtful {
+        async fn open(&self, _: &ClientInfo) -> Result<BoxStream, SessionGone> {
+            Err(SessionGone)
+        }
+
+        fn room(&self) -> usize {
+            9
+        }
+
+        fn is_doubtful(&self) -> bool {
+            true
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_is_in_doubt_gets_clients_only_if_there_is_no_other() {
+        let sessions = sessions();
+        let _doubtful = sessions.join(Arc::new(Doubtful), agent(), None);
+        let other = sessions.join(Arc::new(Idle(9)), agent(), None);
+        let mut places = Vec::new();
+        for _ in 0..3 {
+            places.push(sessions.take().await);
+        }
+        assert!(places.iter().all(|place| place.key == 1));
+        drop(other);
+        assert_eq!(sessions.take().await.key, 0);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_running_stream_is_presence_without_any_session() {
-        let sessions = Sessions::new();
+        let sessions = sessions();
         let presence = sessions.presence();
-        let member = sessions.join(Arc::new(Idle(1)), agent());
+        let member = sessions.join(Arc::new(Idle(1)), agent(), None);
         let place = sessions.take().await;
         drop(member);
         assert!(presence.borrow().online);
         drop(place);
         assert!(!presence.borrow().online);
-        assert_eq!(presence.borrow().arrivals, 1);
+        assert!(presence.borrow().was_dialled);
     }
 }

@@ -1,22 +1,23 @@
 //! One open tunnel: what was agreed, how it stands, and the task that keeps it until it is over.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
 
 use ipnet::IpNet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tunnel_api::{
     AddressRequest, CloseReason, Labels, OpenTunnel, OpenedTunnel, PublicAddress, TunnelError, TunnelInfo, TunnelState,
-    TunnelUri, What,
+    TunnelUri,
 };
 
 use crate::{
     carrier::DialFrom,
     events::{Identity, TunnelNews},
     lease::Lease,
+    presence::Presence,
     uplink::Uplink,
 };
 
@@ -28,10 +29,8 @@ pub(crate) struct Tunnel {
     pub(crate) address: PublicAddress,
     pub(crate) terms: Terms,
     pub(crate) dial_from: DialFrom,
-    pub(crate) lifetime: Lifetime,
     pub(crate) uplink: Uplink,
     pub(crate) open_time: SystemTime,
-    standing: Mutex<Standing>,
     close: CancellationToken,
     close_reason: OnceLock<CloseReason>,
     closed: CancellationToken,
@@ -49,42 +48,22 @@ pub(crate) struct Terms {
     pub(crate) labels: Labels,
 }
 
-/// How long a tunnel lives without agents.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Lifetime {
-    /// Before the first one.
-    pub(crate) dial_within: Duration,
-    /// After the last one; `None` if it closes with it.
-    pub(crate) grace: Option<Duration>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Standing {
-    state: TunnelState,
-    expire_time: Option<SystemTime>,
-}
-
 impl Tunnel {
     pub(crate) fn new(
         news: TunnelNews,
         (uri, address): (TunnelUri, PublicAddress),
         terms: Terms,
         dial_from: DialFrom,
-        lifetime: Lifetime,
         uplink: Uplink,
     ) -> Self {
-        let open_time = SystemTime::now();
-        let expire_time = Some(open_time + lifetime.dial_within);
         Self {
             news,
             uri,
             address,
             terms,
             dial_from,
-            lifetime,
             uplink,
-            open_time,
-            standing: Mutex::new(Standing { state: TunnelState::Waiting, expire_time }),
+            open_time: SystemTime::now(),
             close: CancellationToken::new(),
             close_reason: OnceLock::new(),
             closed: CancellationToken::new(),
@@ -113,32 +92,31 @@ impl Tunnel {
 
     pub(crate) fn info(&self) -> TunnelInfo {
         let counts = self.uplink.counts();
-        let standing = *self.standing();
+        let presence = *self.uplink.presence().borrow();
         let about = self.about();
         TunnelInfo {
             id: about.id.clone(),
             name: about.name.clone(),
             addresses: vec![self.address.clone()],
             backend: about.backend.to_string(),
-            state: standing.state,
+            state: state(&presence),
             sessions: u32::try_from(counts.sessions).unwrap_or(u32::MAX),
             streams: u32::try_from(counts.streams).unwrap_or(u32::MAX),
             bytes_to_agent: counts.to_agent,
             bytes_to_client: counts.to_client,
             strangers: counts.strangers,
             open_time: self.open_time,
-            expire_time: standing.expire_time,
+            expire_time: presence.expiry.map(|expiry| expiry.time),
             labels: self.terms.labels.clone(),
         }
     }
 
     pub(crate) fn opened(&self) -> OpenedTunnel {
-        let unless_dialled = self.lifetime.grace.unwrap_or(self.lifetime.dial_within);
         OpenedTunnel {
             id: self.about().id.clone(),
             uri: self.uri.clone(),
             address: self.address.clone(),
-            dial_by: self.standing().expire_time.unwrap_or_else(|| SystemTime::now() + unless_dialled),
+            dial_by: self.uplink.presence().borrow().would_expire(),
             dial_from: self.dial_from.networks(),
             connections: self.terms.connections,
         }
@@ -205,57 +183,37 @@ impl Tunnel {
         self.closed.cancel();
     }
 
-    /// Follows the agents' coming and going; returns when they have been away for too long.
+    /// Waits until its agents have been away for too long.
     async fn live(&self) -> CloseReason {
         let mut presence = self.uplink.presence();
-        let mut arrivals = 0;
-        let mut told_lost = true;
         loop {
             let now = *presence.borrow_and_update();
-            if now.online {
-                // Before it is told, so that whoever then asks hears the same.
-                self.stand(TunnelState::Online, None);
-            }
-            if now.arrivals > arrivals {
-                arrivals = now.arrivals;
-                told_lost = false;
-                if let Some(agent) = now.agent {
-                    self.news.tell(|| What::AgentConnected { agent, took_over: None });
+            let expired = async {
+                match now.expiry {
+                    Some(expiry) => sleep_until(expiry.deadline).await,
+                    None if now.online => std::future::pending().await,
+                    None => {}
                 }
-            }
-            if now.online {
-                if presence.changed().await.is_err() {
-                    return CloseReason::AgentLost;
-                }
-                continue;
-            }
-            let dialled = arrivals > 0;
-            let Some(patience) = (if dialled { self.lifetime.grace } else { Some(self.lifetime.dial_within) }) else {
-                return CloseReason::Done;
             };
-            let expire_time = SystemTime::now() + patience;
-            self.stand(if dialled { TunnelState::Offline } else { TunnelState::Waiting }, Some(expire_time));
-            if !std::mem::replace(&mut told_lost, true) {
-                self.news.tell(|| What::AgentLost { expire_time, loss: now.loss });
-            }
-            let deadline = Instant::now() + patience;
             tokio::select! {
                 biased;
+                // The sender lives as long as we do.
                 _ = presence.changed() => {}
-                () = sleep_until(deadline) => {
-                    return if dialled { CloseReason::AgentLost } else { CloseReason::NotDialled };
-                }
+                () = expired => return match (now.was_dialled, now.expiry) {
+                    (false, _) => CloseReason::NotDialled,
+                    (true, Some(_)) => CloseReason::AgentLost,
+                    (true, None) => CloseReason::Done,
+                },
             }
         }
     }
+}
 
-    fn stand(&self, state: TunnelState, expire_time: Option<SystemTime>) {
-        *self.standing() = Standing { state, expire_time };
-    }
-
-    fn standing(&self) -> MutexGuard<'_, Standing> {
-        // Nothing panics while it is held.
-        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+fn state(presence: &Presence) -> TunnelState {
+    match (presence.online, presence.was_dialled) {
+        (true, _) => TunnelState::Online,
+        (false, false) => TunnelState::Waiting,
+        (false, true) => TunnelState::Offline,
     }
 }
 

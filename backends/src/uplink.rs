@@ -21,9 +21,10 @@ use tunnel_api::{StreamEnd, What};
 use self::opening::Opening;
 use crate::{
     events::TunnelNews,
+    presence::{Lifetime, Presence},
     relay::{Duplex, Progress, RelayEnd, RelayTimes, Side, relay},
     session::{BoxStream, Session},
-    sessions::{Membership, Place, Presence, Sessions},
+    sessions::{Membership, Place, Sessions},
 };
 
 /// A client, as the agent may be told of it.
@@ -117,10 +118,10 @@ impl Totals {
 }
 
 impl Uplink {
-    pub(crate) fn new(terms: UplinkTerms, news: TunnelNews) -> Self {
+    pub(crate) fn new(terms: UplinkTerms, lifetime: Lifetime, news: TunnelNews) -> Self {
         Self(Arc::new(Inner {
             terms,
-            sessions: Sessions::new(),
+            sessions: Sessions::new(lifetime, news.clone()),
             news,
             totals: Totals::default(),
             retired: CancellationToken::new(),
@@ -166,10 +167,7 @@ impl Uplink {
     ///
     /// `took_over` is where the same agent was connected from before, if this session replaces another one.
     pub fn join(&self, session: Arc<dyn Session>, agent: SocketAddr, took_over: Option<SocketAddr>) -> Membership {
-        if took_over.is_some() {
-            self.0.news.tell(|| What::AgentConnected { agent, took_over });
-        }
-        self.0.sessions.join(session, agent)
+        self.0.sessions.join(session, agent, took_over)
     }
 
     /// Whether it takes no more clients and no more agents.
@@ -203,6 +201,7 @@ impl Uplink {
 
     /// What runs is aborted.
     pub(crate) fn end(&self) {
+        self.0.sessions.close_books();
         self.retire();
         self.0.ended.cancel();
     }
@@ -262,7 +261,7 @@ impl OpenStream {
 
     /// Relays until the stream ends, and reports how it did. Returns when its place is free again.
     pub async fn relay(self, client: impl Duplex) {
-        let Self { opening, client: who, account, since } = self;
+        let Self { mut opening, client: who, account, since } = self;
         let inner = &*account.uplink.0;
         let run = async |stream: &mut dyn Duplex| {
             let end = relay(client, stream, &account.progress, &inner.terms.relay, &inner.ended).await;
@@ -277,15 +276,12 @@ impl OpenStream {
             tracing::debug!(tunnel.id = %inner.news.id(), client.addr = %who.client_addr, ?end, "stream ended");
         };
         // Where nobody has to be asked, the relay has the connection itself.
-        match opening.settle() {
-            Ok((mut stream, _place)) => {
-                run(&mut stream).await;
-                inner.unless_ended(poll_fn(|cx| stream.poll_gone(cx))).await;
-            }
-            Err(mut opening) => {
-                run(&mut opening).await;
-                inner.unless_ended(poll_fn(|cx| opening.poll_gone(cx))).await;
-            }
+        if let Some((mut stream, _place)) = opening.settled() {
+            run(&mut stream).await;
+            inner.unless_ended(poll_fn(|cx| stream.poll_gone(cx))).await;
+        } else {
+            run(&mut opening).await;
+            inner.unless_ended(poll_fn(|cx| opening.poll_gone(cx))).await;
         }
     }
 }

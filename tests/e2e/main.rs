@@ -1,11 +1,31 @@
 //! The service from end to end: a server, agents and clients over real sockets on loopback. One file a promise.
+#![allow(clippy::unwrap_used, reason = "all of this is tests, also what they share")]
 
+/// Runs each of these tests on both backends.
+macro_rules! each_backend {
+    ($($test:ident)+) => {
+        $(mod $test {
+            #[tokio::test]
+            async fn tcp() {
+                tunnel_tests::limit::within(super::$test("tcp")).await;
+            }
+
+            #[tokio::test]
+            async fn mux() {
+                tunnel_tests::limit::within(super::$test("mux")).await;
+            }
+        })+
+    };
+}
+
+mod agents;
 mod bad_input;
 mod closed_at_once;
 mod composition;
 mod door;
 mod draining;
 mod imports;
+mod long_paths;
 mod restarts;
 mod rpc;
 mod sdk;

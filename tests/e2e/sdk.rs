@@ -26,210 +26,186 @@ use tunnel_tests::{
     client::{Ended, ask, at, get, hear_out},
     limit::within,
     origin::Origin,
-    server::{listen, ports, rpc, server},
+    server::{listen_on, ports, rpc, server},
 };
 
 use crate::rpc::next;
 
-#[tokio::test]
-async fn axum_serves_parallel_requests_through_a_tunnel() {
-    within(async {
-        let server = server().await;
-        let tunnel = listen(&server).await;
-        let public = at(&tunnel.address().to_string());
-        // Nobody is answered before all are there.
-        let all = Arc::new(Barrier::new(30));
-        let app = Router::new().route("/", route(async move || if all.wait().await.is_leader() { "last" } else { "" }));
-        let serving = tokio::spawn(axum::serve(tunnel, app).into_future());
+each_backend! {
+    axum_serves_parallel_requests_through_a_tunnel
+    axum_is_told_the_clients_address
+    tonic_serves_through_a_tunnel
+    a_service_that_speaks_first_is_heard
+    a_tunnel_that_somebody_else_closes_ends_the_listener_and_stays_closed
+    a_dropped_listener_lets_its_streams_end_and_then_closes_the_tunnel
+    closing_frees_the_port_and_resets_what_runs
+    a_local_service_that_is_down_costs_its_clients_only_and_may_come_back
+    an_aborted_stream_is_a_reset_to_the_client
+}
 
-        let mut requests: JoinSet<_> = (0..30).map(|_| get(public, "/")).collect();
+async fn axum_serves_parallel_requests_through_a_tunnel(backend: &str) {
+    let server = server().await;
+    let tunnel = listen_on(&server, backend).await;
+    let public = at(&tunnel.address().to_string());
+    // Nobody is answered before all are there.
+    let all = Arc::new(Barrier::new(30));
+    let app = Router::new().route("/", route(async move || if all.wait().await.is_leader() { "last" } else { "" }));
+    let serving = tokio::spawn(axum::serve(tunnel, app).into_future());
 
-        let mut answers = Vec::new();
-        while let Some(answer) = requests.join_next().await {
-            answers.push(answer.unwrap().unwrap());
+    let mut requests: JoinSet<_> = (0..30).map(|_| get(public, "/")).collect();
+
+    let mut answers = Vec::new();
+    while let Some(answer) = requests.join_next().await {
+        answers.push(answer.unwrap().unwrap());
+    }
+    assert!(answers.iter().all(|(status, _)| *status == 200), "{answers:?}");
+    assert_eq!(answers.iter().filter(|(_, body)| body == "last").count(), 1);
+    serving.abort();
+}
+
+async fn axum_is_told_the_clients_address(backend: &str) {
+    let server = server().await;
+    let tunnel = listen_on(&server, backend).await;
+    let public = at(&tunnel.address().to_string());
+    let whoami = async |ConnectInfo(peer): ConnectInfo<Peer>| peer.client_addr.to_string();
+    let app = Router::new().route("/", route(whoami)).into_make_service_with_connect_info::<Peer>();
+    let serving = tokio::spawn(axum::serve(tunnel, app).into_future());
+
+    let mut client = TcpStream::connect(public).await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n").await.unwrap();
+    let answer = String::from_utf8(hear_out(&mut client).await.0).unwrap();
+    let own = client.local_addr().unwrap().to_string();
+    assert!(answer.ends_with(&own), "{answer:?} does not end with {own}");
+    serving.abort();
+}
+
+async fn tonic_serves_through_a_tunnel(backend: &str) {
+    let server = server().await;
+    let tunnel = listen_on(&server, backend).await;
+    let url = tunnel.address().to_http();
+    let (reporter, service) = tonic_health::server::health_reporter();
+    reporter.set_service_status("behind.nat", ServingStatus::Serving).await;
+    let serving = tokio::spawn(Server::builder().add_service(service).serve_with_incoming(tunnel));
+
+    let channel = Endpoint::from_shared(url).unwrap().connect().await.unwrap();
+    let request = HealthCheckRequest { service: "behind.nat".to_owned() };
+    let answer = HealthClient::new(channel).check(request).await.unwrap().into_inner();
+
+    assert_eq!(answer.status, ServingStatus::Serving as i32);
+    serving.abort();
+}
+
+async fn a_service_that_speaks_first_is_heard(backend: &str) {
+    let server = server().await;
+    let mut tunnel = listen_on(&server, backend).await;
+    let public = at(&tunnel.address().to_string());
+    let origin = Origin::speaks_first("220 ready\r\n").await.unwrap();
+    let target = origin.addr().to_string();
+    let forwarding = tokio::spawn(async move { tunnel.forward_to(target).await });
+
+    let mut client = TcpStream::connect(public).await.unwrap();
+    let mut greeting = [0; 11];
+    client.read_exact(&mut greeting).await.unwrap();
+    assert_eq!(&greeting, b"220 ready\r\n");
+    assert_eq!(ask(public, b"quit").await.unwrap(), b"220 ready\r\nquit");
+    forwarding.abort();
+}
+
+async fn a_tunnel_that_somebody_else_closes_ends_the_listener_and_stays_closed(backend: &str) {
+    let server = server().await;
+    let mut rpc = rpc(&server).await;
+    let mut tunnel = listen_on(&server, backend).await;
+    tunnel.state().wait_for(|state| *state == AgentState::Online).await.unwrap();
+    let mut events = rpc.watch_tunnels(WatchTunnelsRequest::default()).await.unwrap().into_inner();
+    let Event::Present(info) = next(&mut events).await else { panic!("no tunnel is there") };
+
+    rpc.close_tunnel(CloseTunnelRequest { tunnel: Some(Which::Id(info.id)) }).await.unwrap();
+
+    assert!(tunnel.accept().await.is_err());
+    tunnel.closed().await;
+    loop {
+        match next(&mut events).await {
+            Event::Opened(again) => panic!("the agent opened it again: {again:?}"),
+            Event::Closed(_) => break,
+            _ => {}
         }
-        assert!(answers.iter().all(|(status, _)| *status == 200), "{answers:?}");
-        assert_eq!(answers.iter().filter(|(_, body)| body == "last").count(), 1);
-        serving.abort();
-    })
-    .await;
+    }
+    let left = rpc.list_tunnels(ListTunnelsRequest::default()).await.unwrap().into_inner().tunnels;
+    assert!(left.is_empty(), "{left:?}");
 }
 
-#[tokio::test]
-async fn axum_is_told_the_clients_address() {
-    within(async {
-        let server = server().await;
-        let tunnel = listen(&server).await;
-        let public = at(&tunnel.address().to_string());
-        let whoami = async |ConnectInfo(peer): ConnectInfo<Peer>| peer.client_addr.to_string();
-        let app = Router::new().route("/", route(whoami)).into_make_service_with_connect_info::<Peer>();
-        let serving = tokio::spawn(axum::serve(tunnel, app).into_future());
+async fn a_dropped_listener_lets_its_streams_end_and_then_closes_the_tunnel(backend: &str) {
+    let server = server().await;
+    let mut tunnel = listen_on(&server, backend).await;
+    let state = tunnel.state();
+    let public = at(&tunnel.address().to_string());
+    let mut client = TcpStream::connect(public).await.unwrap();
+    let mut stream = tunnel.accept().await.unwrap();
+    let mut events = rpc(&server).await.watch_tunnels(WatchTunnelsRequest::default()).await.unwrap().into_inner();
 
-        let mut client = TcpStream::connect(public).await.unwrap();
-        client.write_all(b"GET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n").await.unwrap();
-        let answer = String::from_utf8(hear_out(&mut client).await.0).unwrap();
-        let own = client.local_addr().unwrap().to_string();
-        assert!(answer.ends_with(&own), "{answer:?} does not end with {own}");
-        serving.abort();
-    })
-    .await;
-}
+    drop(tunnel);
+    client.write_all(b"still").await.unwrap();
+    let mut heard = [0; 5];
+    stream.read_exact(&mut heard).await.unwrap();
+    stream.write_all(b"here").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let answer = hear_out(&mut client).await;
+    assert_eq!((&heard, answer), (b"still", (b"here".to_vec(), Ended::Finished)));
+    assert_ne!(*state.borrow(), AgentState::Closed);
 
-#[tokio::test]
-async fn tonic_serves_through_a_tunnel() {
-    within(async {
-        let server = server().await;
-        let tunnel = listen(&server).await;
-        let url = tunnel.address().to_http();
-        let (reporter, service) = tonic_health::server::health_reporter();
-        reporter.set_service_status("behind.nat", ServingStatus::Serving).await;
-        let serving = tokio::spawn(Server::builder().add_service(service).serve_with_incoming(tunnel));
-
-        let channel = Endpoint::from_shared(url).unwrap().connect().await.unwrap();
-        let request = HealthCheckRequest { service: "behind.nat".to_owned() };
-        let answer = HealthClient::new(channel).check(request).await.unwrap().into_inner();
-
-        assert_eq!(answer.status, ServingStatus::Serving as i32);
-        serving.abort();
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_service_that_speaks_first_is_heard() {
-    within(async {
-        let server = server().await;
-        let mut tunnel = listen(&server).await;
-        let public = at(&tunnel.address().to_string());
-        let origin = Origin::speaks_first("220 ready\r\n").await.unwrap();
-        let target = origin.addr().to_string();
-        let forwarding = tokio::spawn(async move { tunnel.forward_to(target).await });
-
-        let mut client = TcpStream::connect(public).await.unwrap();
-        let mut greeting = [0; 11];
-        client.read_exact(&mut greeting).await.unwrap();
-        assert_eq!(&greeting, b"220 ready\r\n");
-        assert_eq!(ask(public, b"quit").await.unwrap(), b"220 ready\r\nquit");
-        forwarding.abort();
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_tunnel_that_somebody_else_closes_ends_the_listener_and_stays_closed() {
-    within(async {
-        let server = server().await;
-        let mut rpc = rpc(&server).await;
-        let mut tunnel = listen(&server).await;
-        tunnel.state().wait_for(|state| *state == AgentState::Online).await.unwrap();
-        let mut events = rpc.watch_tunnels(WatchTunnelsRequest::default()).await.unwrap().into_inner();
-        let Event::Present(info) = next(&mut events).await else { panic!("no tunnel is there") };
-
-        rpc.close_tunnel(CloseTunnelRequest { tunnel: Some(Which::Id(info.id)) }).await.unwrap();
-
-        assert!(tunnel.accept().await.is_err());
-        tunnel.closed().await;
-        loop {
-            match next(&mut events).await {
-                Event::Opened(again) => panic!("the agent opened it again: {again:?}"),
-                Event::Closed(_) => break,
-                _ => {}
-            }
+    drop(client);
+    assert_eq!(stream.read(&mut heard).await.unwrap(), 0);
+    drop(stream);
+    loop {
+        if let Event::Closed(closed) = next(&mut events).await {
+            assert_eq!(closed.reason(), CloseReason::Requested);
+            break;
         }
-        let left = rpc.list_tunnels(ListTunnelsRequest::default()).await.unwrap().into_inner().tunnels;
-        assert!(left.is_empty(), "{left:?}");
-    })
-    .await;
+    }
 }
 
-#[tokio::test]
-async fn a_dropped_listener_lets_its_streams_end_and_then_closes_the_tunnel() {
-    within(async {
-        let server = server().await;
-        let mut tunnel = listen(&server).await;
-        let state = tunnel.state();
-        let public = at(&tunnel.address().to_string());
-        let mut client = TcpStream::connect(public).await.unwrap();
-        let mut stream = tunnel.accept().await.unwrap();
-        let mut events = rpc(&server).await.watch_tunnels(WatchTunnelsRequest::default()).await.unwrap().into_inner();
+async fn closing_frees_the_port_and_resets_what_runs(backend: &str) {
+    let server = server().await;
+    let mut tunnel = listen_on(&server, backend).await;
+    let public = at(&tunnel.address().to_string());
+    let mut client = TcpStream::connect(public).await.unwrap();
+    let _stream = tunnel.accept().await.unwrap();
 
-        drop(tunnel);
-        client.write_all(b"still").await.unwrap();
-        let mut heard = [0; 5];
-        stream.read_exact(&mut heard).await.unwrap();
-        stream.write_all(b"here").await.unwrap();
-        stream.shutdown().await.unwrap();
-        let answer = hear_out(&mut client).await;
-        assert_eq!((&heard, answer), (b"still", (b"here".to_vec(), Ended::Finished)));
-        assert_ne!(*state.borrow(), AgentState::Closed);
+    tunnel.close().await;
 
-        drop(client);
-        assert_eq!(stream.read(&mut heard).await.unwrap(), 0);
-        drop(stream);
-        loop {
-            if let Event::Closed(closed) = next(&mut events).await {
-                assert_eq!(closed.reason(), CloseReason::Requested);
-                break;
-            }
-        }
-    })
-    .await;
+    assert_eq!(hear_out(&mut client).await, (vec![], Ended::Reset));
+    // Like any server that is started again: with what is left of old connections it may take the port.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind(public).unwrap();
+    socket.listen(1).unwrap();
 }
 
-#[tokio::test]
-async fn closing_frees_the_port_and_resets_what_runs() {
-    within(async {
-        let server = server().await;
-        let mut tunnel = listen(&server).await;
-        let public = at(&tunnel.address().to_string());
+async fn a_local_service_that_is_down_costs_its_clients_only_and_may_come_back(backend: &str) {
+    let server = server().await;
+    let mut tunnel = listen_on(&server, backend).await;
+    let public = at(&tunnel.address().to_string());
+    let target = std::net::SocketAddr::from(([127, 0, 0, 1], *ports(1).start()));
+    let forwarding = tokio::spawn(async move { tunnel.forward_to(target.to_string()).await });
+    for _ in 0..3 {
         let mut client = TcpStream::connect(public).await.unwrap();
-        let _stream = tunnel.accept().await.unwrap();
-
-        tunnel.close().await;
-
         assert_eq!(hear_out(&mut client).await, (vec![], Ended::Reset));
-        // Like any server that is started again: with what is left of old connections it may take the port.
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.set_reuseaddr(true).unwrap();
-        socket.bind(public).unwrap();
-        socket.listen(1).unwrap();
-    })
-    .await;
+    }
+    let _service = Origin::echo_at(target).await.unwrap();
+    assert_eq!(ask(public, b"back").await.unwrap(), b"back");
+    forwarding.abort();
 }
 
-#[tokio::test]
-async fn a_local_service_that_is_down_costs_its_clients_only_and_may_come_back() {
-    within(async {
-        let server = server().await;
-        let mut tunnel = listen(&server).await;
-        let public = at(&tunnel.address().to_string());
-        let target = std::net::SocketAddr::from(([127, 0, 0, 1], *ports(1).start()));
-        let forwarding = tokio::spawn(async move { tunnel.forward_to(target.to_string()).await });
-        for _ in 0..3 {
-            let mut client = TcpStream::connect(public).await.unwrap();
-            assert_eq!(hear_out(&mut client).await, (vec![], Ended::Reset));
-        }
-        let _service = Origin::echo_at(target).await.unwrap();
-        assert_eq!(ask(public, b"back").await.unwrap(), b"back");
-        forwarding.abort();
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn an_aborted_stream_is_a_reset_to_the_client() {
-    within(async {
-        let server = server().await;
-        let mut tunnel = listen(&server).await;
-        let mut client = TcpStream::connect(at(&tunnel.address().to_string())).await.unwrap();
-        let mut stream = tunnel.accept().await.unwrap();
-        stream.write_all(b"half an ans").await.unwrap();
-        let mut heard = [0; 11];
-        client.read_exact(&mut heard).await.unwrap();
-        stream.abort();
-        assert_eq!(hear_out(&mut client).await, (vec![], Ended::Reset));
-    })
-    .await;
+async fn an_aborted_stream_is_a_reset_to_the_client(backend: &str) {
+    let server = server().await;
+    let mut tunnel = listen_on(&server, backend).await;
+    let mut client = TcpStream::connect(at(&tunnel.address().to_string())).await.unwrap();
+    let mut stream = tunnel.accept().await.unwrap();
+    stream.write_all(b"half an ans").await.unwrap();
+    let mut heard = [0; 11];
+    client.read_exact(&mut heard).await.unwrap();
+    stream.abort();
+    assert_eq!(hear_out(&mut client).await, (vec![], Ended::Reset));
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tunnel_tests::{
     limit::within,
     oracle::{Oracle, Orders},
-    server::{listen, server},
+    server::{listen_on, server},
 };
 
 fn orders() -> Orders {
@@ -16,9 +16,9 @@ fn orders() -> Orders {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_connections_at_once_end_as_they_were_ended() {
     within(async {
-        for (seed, together) in [(1, false), (2, true)] {
+        for (backend, seed, together) in [("tcp", 1, false), ("tcp", 2, true), ("mux", 3, false), ("mux", 4, true)] {
             let server = server().await;
-            let mut tunnel = listen(&server).await;
+            let mut tunnel = listen_on(&server, backend).await;
             let public = tunnel.address().authority().parse().unwrap();
             let oracle = Oracle::listen(Orders { seed, together, ..orders() }, ([127, 0, 0, 1], 0).into()).unwrap();
             let target = oracle.origin().unwrap().to_string();
@@ -26,7 +26,7 @@ async fn two_hundred_connections_at_once_end_as_they_were_ended() {
 
             let verdict = oracle.run(public).await;
 
-            assert!(verdict.is_clean(), "{verdict}");
+            assert!(verdict.is_clean(), "{backend}: {verdict}");
             assert!(verdict.played.len() == 8 && verdict.bytes > 1 << 20, "it has played too little: {verdict}");
             forwarding.abort();
         }

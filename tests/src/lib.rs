@@ -2,7 +2,9 @@
 //! against a server and an agent that run elsewhere.
 
 pub mod client;
+pub mod detour;
 pub mod limit;
 pub mod oracle;
 pub mod origin;
+pub mod path;
 pub mod server;

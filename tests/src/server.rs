@@ -8,7 +8,7 @@ use std::{
 use tonic::transport::{Channel, Endpoint};
 use tunnel_agent::{Agent, Tunnel, TunnelListener};
 use tunnel_api::rpc::v1::client::TunnelClient;
-use tunnel_backends::ports::PortRange;
+use tunnel_backends::{ports::PortRange, sockets};
 use tunnel_server::{Config, Running, Server, config::Backend};
 
 /// A server on ports of the kernel's choice.
@@ -74,14 +74,23 @@ pub async fn listen_on(server: &Running, backend: &str) -> TunnelListener {
     agent.open(Tunnel::tcp().backend(backend)).await.expect("a tunnel")
 }
 
-/// Ports that nothing else in this process uses, below the kernel's range for outgoing connections. Another process may
-/// have them only if it is another run of these tests.
+/// Ports that nothing else in this process uses, below the kernel's range for outgoing connections, and that are free now.
+/// Another run of these tests at the same time most likely began elsewhere.
+///
+/// # Panics
+/// If there are not so many.
 pub fn ports(count: u16) -> RangeInclusive<u16> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let offset = NEXT.fetch_add(count, Ordering::Relaxed);
-    assert!(offset + count <= RUN, "too few ports are set aside for one run");
-    let first = FIRST + (std::process::id() % RUNS) as u16 * RUN + offset;
-    first..=first + count - 1
+    let start = (std::process::id() as u16).wrapping_mul(61) % (LAST - FIRST);
+    for _ in 0..100 {
+        let offset = start + NEXT.fetch_add(count, Ordering::Relaxed);
+        let first = FIRST + offset % (LAST - FIRST - count);
+        let ports = first..=first + count - 1;
+        if ports.clone().all(|port| sockets::listen(([127, 0, 0, 1], port).into()).is_ok()) {
+            return ports;
+        }
+    }
+    panic!("no {count} ports are free");
 }
 
 /// The same as a pool.
@@ -89,6 +98,5 @@ pub fn pool(count: u16) -> PortRange {
     PortRange::Between(ports(count))
 }
 
-const FIRST: u16 = 28_100;
-const RUN: u16 = 64;
-const RUNS: u32 = 70;
+const FIRST: u16 = 28_000;
+const LAST: u16 = 32_700;

@@ -22,7 +22,8 @@ pub(crate) enum Failure {
 impl Failure {
     pub(crate) fn of(error: &DialError) -> Self {
         match error {
-            DialError::Silent(_) => Self::Silent,
+            // No route and no name are a network that is away.
+            DialError::Silent(_) | DialError::Failed(_) => Self::Silent,
             _ => Self::Refused,
         }
     }
@@ -58,6 +59,15 @@ const HEALTHY: Duration = Duration::from_secs(60);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_network_that_is_away_is_silence_and_not_a_refusal() {
+        use std::io::{Error, ErrorKind};
+        for kind in [ErrorKind::HostUnreachable, ErrorKind::NetworkUnreachable, ErrorKind::NotFound] {
+            assert_eq!(Failure::of(&DialError::Failed(Error::from(kind))), Failure::Silent, "{kind}");
+        }
+        assert_eq!(Failure::of(&DialError::Refused(ErrorKind::ConnectionRefused.into())), Failure::Refused);
+    }
 
     #[test]
     fn the_wait_grows_up_to_its_cap_and_is_random() {

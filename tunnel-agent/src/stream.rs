@@ -3,6 +3,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
+    thread,
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -14,14 +15,15 @@ use tunnel_backends::{
 
 /// A client's connection, as it comes out of the tunnel.
 ///
-/// Dropping it closes it: the client sees an end if it was shut down or nothing is unread, as with any TCP socket. Use
-/// [`abort`](Self::abort) to make a truncated answer look like one.
+/// Dropping it closes it, as any TCP socket; use [`abort`](Self::abort) to make a truncated answer look like one. A panic that
+/// drops it aborts it, and so does the end of a process that does not get to drop it.
 pub struct TunnelStream {
     io: BoxDuplex,
     client_addr: SocketAddr,
     public_addr: SocketAddr,
     /// The tunnel is closed only after the last of them.
     _open: TaskTrackerToken,
+    is_aborting: bool,
 }
 
 /// Who is at the other end of a [`TunnelStream`]. axum's and tonic's `ConnectInfo`.
@@ -44,7 +46,17 @@ impl TunnelStream {
 
     /// Ends it so that the client sees a reset.
     pub fn abort(mut self) {
-        self.io.abort_on_drop();
+        self.abort_on_drop();
+    }
+}
+
+impl Drop for TunnelStream {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.io.abort_on_drop();
+        } else if !self.is_aborting {
+            self.io.finish_on_drop();
+        }
     }
 }
 
@@ -72,7 +84,7 @@ impl Offered {
     /// Takes the client; fails if it has gone meanwhile.
     pub(crate) fn accept(self) -> io::Result<TunnelStream> {
         let (client_addr, public_addr) = (self.offer.client_addr, self.offer.public_addr);
-        Ok(TunnelStream { io: self.offer.accept()?, client_addr, public_addr, _open: self.open })
+        Ok(TunnelStream { io: self.offer.accept()?, client_addr, public_addr, _open: self.open, is_aborting: false })
     }
 
     /// Resets the client: what it came for cannot be had.
@@ -127,7 +139,12 @@ impl Duplex for TunnelStream {
     }
 
     fn abort_on_drop(&mut self) {
+        self.is_aborting = true;
         self.io.abort_on_drop();
+    }
+
+    fn finish_on_drop(&mut self) {
+        self.io.finish_on_drop();
     }
 }
 

@@ -37,7 +37,7 @@ impl Router {
     fn pick(&self, name: Option<&str>) -> Result<&Arc<dyn TunnelBackend>, TunnelError> {
         let Some(name) = name else { return Ok(&self.default) };
         self.backends.get(name).ok_or_else(|| {
-            let why = format!("there is no backend of this name; there are: {}", names(&self.backends));
+            let why = format!("there is no backend {name:?} here; there are: {}", names(&self.backends));
             TunnelError::invalid("backend", why)
         })
     }

@@ -25,6 +25,7 @@ pub use error::ConfigError;
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// The one port: RPC, reflection, health.
+    #[serde(deserialize_with = "values::socket_addr")]
     pub listen: SocketAddr,
     /// Spelled out to run without TLS and credentials off loopback.
     pub insecure: bool,

@@ -24,7 +24,7 @@ struct Args {
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Listen here instead of where the config says
-    #[arg(short, long, value_name = "HOST:PORT")]
+    #[arg(short, long, value_name = "IP:PORT", value_parser = socket_addr)]
     listen: Option<SocketAddr>,
     /// Run without TLS and credentials even where others can connect
     #[arg(long)]
@@ -47,6 +47,10 @@ enum Command {
 enum LogFormat {
     Text,
     Json,
+}
+
+fn socket_addr(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "write an IP address and a port, such as 127.0.0.1:8010 or [::1]:8010")
 }
 
 #[tokio::main]

@@ -8,7 +8,8 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
     process::{Child, ChildStderr, Command},
     time::timeout,
 };
@@ -46,6 +47,25 @@ fn file(name: &str, content: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{name}", std::process::id()));
     std::fs::write(&path, content).expect("a file");
     path
+}
+
+/// The kernel closes its sockets: not as if streams were complete.
+#[tokio::test]
+async fn a_server_that_is_killed_resets_its_clients() {
+    let (mut child, _stderr, addr) = start(server(&["--listen", "127.0.0.1:0"])).await;
+    let backend = RemoteBackend::connect(&format!("http://{addr}")).await.unwrap();
+    let tunnel = backend.open_tunnel(&Caller::embedded(), OpenTunnel::default()).await.unwrap();
+    let mut agent = TcpStream::connect((tunnel.uri.host().to_string(), tunnel.uri.port())).await.unwrap();
+    let mut client = TcpStream::connect(tunnel.address.authority()).await.unwrap();
+    agent.write_all(b"half an ans").await.unwrap();
+    client.read_exact(&mut [0; 11]).await.unwrap();
+
+    child.start_kill().unwrap();
+
+    for side in [&mut client, &mut agent] {
+        let heard = timeout(LIMIT, side.read(&mut [0])).await.unwrap().map_err(|error| error.kind());
+        assert_eq!(heard, Err(std::io::ErrorKind::ConnectionReset));
+    }
 }
 
 #[tokio::test]
@@ -124,6 +144,10 @@ async fn wrong_usage_ends_with_2() {
     for args in [&["--no-such-flag"][..], &["check"], &["--listen", "nowhere"]] {
         let (code, said, complaint) = run(args).await;
         assert_eq!((code, said.as_str()), (Some(2), ""), "{args:?}: {complaint}");
+    }
+    for address in ["8010", ":8010", "localhost:8010"] {
+        let (_, _, complaint) = run(&["--listen", address]).await;
+        assert!(complaint.contains("such as 127.0.0.1:8010"), "{address}: {complaint}");
     }
 }
 

@@ -3,6 +3,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -35,6 +36,10 @@ pub trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {
 
     /// Makes the drop that follows an abort: the peer sees a reset, and what is queued for it is lost.
     fn abort_on_drop(&mut self);
+
+    /// Makes the drop that follows an orderly close: all that was written reaches the peer. Without it the drop may be an
+    /// abort, because a process that is killed says nothing more.
+    fn finish_on_drop(&mut self) {}
 }
 
 impl Duplex for TcpStream {
@@ -54,6 +59,11 @@ impl Duplex for TcpStream {
     fn abort_on_drop(&mut self) {
         // Fails only on a socket that is dead already.
         let _ = self.set_zero_linger();
+    }
+
+    fn finish_on_drop(&mut self) {
+        // Fails only on a socket that is dead already.
+        let _ = SockRef::from(&*self).set_linger(None);
     }
 }
 
@@ -148,6 +158,10 @@ impl<D: Duplex + ?Sized> Duplex for &mut D {
     fn abort_on_drop(&mut self) {
         (**self).abort_on_drop();
     }
+
+    fn finish_on_drop(&mut self) {
+        (**self).finish_on_drop();
+    }
 }
 
 impl<D: Duplex + ?Sized> Duplex for Box<D> {
@@ -165,5 +179,9 @@ impl<D: Duplex + ?Sized> Duplex for Box<D> {
 
     fn abort_on_drop(&mut self) {
         (**self).abort_on_drop();
+    }
+
+    fn finish_on_drop(&mut self) {
+        (**self).finish_on_drop();
     }
 }

@@ -114,7 +114,9 @@ impl AgentStream {
 
 impl Drop for AgentStream {
     fn drop(&mut self) {
-        if !self.closes {
+        if self.closes {
+            self.io.finish_on_drop();
+        } else {
             self.io.abort_on_drop();
         }
     }

@@ -74,6 +74,23 @@ pub async fn a_tunnels_life_is_told_in_order(rig: &dyn Rig) {
     assert_eq!((last.tunnel, last.what), (Some(tunnel.id), What::Closed { reason: CloseReason::Requested }));
 }
 
+/// Also those who were there first.
+pub async fn an_agent_is_told_of_before_its_clients(rig: &dyn Rig) {
+    let stage = Stage::new(rig);
+    let mut watch = stage.watch().await;
+    for _ in 0..20 {
+        let tunnel = stage.open(WAITING).await;
+        assert!(matches!(watch.what().await, What::Opened(_)), "{watch:?}");
+        let _client = connect(&tunnel.address).await;
+        let agent = TestAgent::dial(&tunnel.uri, 1);
+        assert!(matches!(watch.what().await, What::AgentConnected { .. }), "{watch:?}");
+        assert!(matches!(watch.what().await, What::ClientConnected { .. }), "{watch:?}");
+        stage.close(TunnelRef::Id(tunnel.id.clone())).await.expect("the tunnel closes");
+        agent.kill().await;
+        watch.closed(&tunnel.id).await;
+    }
+}
+
 /// By id, and by name whenever that is open.
 pub async fn a_filter_admits_only_what_it_names(rig: &dyn Rig) {
     let stage = Stage::new(rig);

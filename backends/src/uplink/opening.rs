@@ -72,15 +72,15 @@ impl Opening {
         }
     }
 
-    /// The stream itself, if the agent has taken the client already.
-    pub(super) fn settle(mut self) -> Result<Opened, Self> {
+    /// The stream itself, if the agent has taken the client already. Then nothing is left here.
+    pub(super) fn settled(&mut self) -> Option<Opened> {
         // Whoever has to wait for the answer asks again.
-        let answer = self.poll_answered(&mut Context::from_waker(noop_waker_ref()));
-        match (answer, self.stage) {
-            (Poll::Ready(Ok(())), Stage::Accepted(opened)) if self.left.is_empty() => Ok(opened),
-            (_, stage) => {
+        let _ = self.poll_answered(&mut Context::from_waker(noop_waker_ref()));
+        match std::mem::replace(&mut self.stage, Stage::Failed) {
+            Stage::Accepted(opened) if self.left.is_empty() => Some(opened),
+            stage => {
                 self.stage = stage;
-                Err(self)
+                None
             }
         }
     }
@@ -250,6 +250,12 @@ impl Duplex for Opening {
     fn abort_on_drop(&mut self) {
         if let Some(stream) = self.stream() {
             stream.abort_on_drop();
+        }
+    }
+
+    fn finish_on_drop(&mut self) {
+        if let Some(stream) = self.stream() {
+            stream.finish_on_drop();
         }
     }
 }

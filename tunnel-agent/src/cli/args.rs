@@ -1,6 +1,8 @@
+use std::num::NonZeroU16;
+
 use clap::{Args as Flags, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
 use clap_complete::Shell;
-use tunnel_agent::Target;
+use tunnel_agent::{Target, TargetError};
 use tunnel_api::TunnelName;
 
 use super::server::ServerUrl;
@@ -49,11 +51,15 @@ pub(crate) struct Tcp {
     #[arg(long, env = "TNL_NAME", hide_env_values = true)]
     pub(crate) name: Option<TunnelName>,
     /// The public port; the server chooses one if left out
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..), env = "TNL_PORT", hide_env_values = true)]
-    pub(crate) port: Option<u16>,
+    #[arg(long, value_parser = port, env = "TNL_PORT", hide_env_values = true)]
+    pub(crate) port: Option<NonZeroU16>,
     /// Which of the server's backends runs the tunnel; its default one if left out
     #[arg(long, value_name = "NAME", env = "TNL_BACKEND", hide_env_values = true)]
     pub(crate) backend: Option<String>,
+    /// How many connections to keep to the server, where each carries many clients (mux); several carry more where packets
+    /// are lost on a long path
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64), default_value_t = 1)]
+    pub(crate) sessions: u8,
     /// Tell the local service each client's address, by a PROXY v2 header before its bytes (the service must expect it)
     #[arg(long, value_parser = BoolishValueParser::new(), env = "TNL_PROXY_PROTOCOL", hide_env_values = true)]
     pub(crate) proxy_protocol: bool,
@@ -106,6 +112,11 @@ pub(crate) enum Output {
     // No doc comments: they would spread every help text out to twice its length.
     Text,
     Json,
+}
+
+/// `parse` alone would say that a digit is invalid.
+fn port(text: &str) -> Result<NonZeroU16, TargetError> {
+    text.parse().map_err(|_| TargetError::BadPort(text.to_owned()))
 }
 
 fn label(text: &str) -> Result<(String, String), &'static str> {

@@ -64,7 +64,7 @@ fn was_typed(matches: &ArgMatches, option: &Id) -> bool {
 
 fn refuse(error: &clap::Error) -> ! {
     let _ = error.print();
-    if let Some(target) = bare_target(error) {
+    if let Some(target) = target_without_tcp(error, env::args_os()) {
         Screen::stderr().say(&format!("\nTo make a local service public: tunnel tcp {target}"));
     }
     process::exit(error.exit_code());
@@ -97,10 +97,14 @@ fn option<'a>(command: &'a Command, error: &clap::Error) -> Option<(&'a Id, OsSt
     Some((arg.get_id(), arg.get_env()?.to_owned()))
 }
 
-/// `tunnel 3000` is what one tries first.
-fn bare_target(error: &clap::Error) -> Option<Target> {
-    match (error.kind(), error.get(ContextKind::InvalidSubcommand)) {
-        (ErrorKind::InvalidSubcommand, Some(ContextValue::String(word))) => word.parse().ok(),
-        _ => None,
-    }
+/// `tunnel 3000` is what one tries first, or `tunnel http 3000` and `tunnel local 3000`, as it is called elsewhere.
+fn target_without_tcp(error: &clap::Error, typed: impl Iterator<Item = OsString>) -> Option<String> {
+    let (ErrorKind::InvalidSubcommand, Some(ContextValue::String(word))) =
+        (error.kind(), error.get(ContextKind::InvalidSubcommand))
+    else {
+        return None;
+    };
+    let mut word_and_next =
+        typed.filter_map(|typed| typed.into_string().ok()).skip_while(|typed| typed != word).take(2);
+    word_and_next.find(|typed| typed.parse::<Target>().is_ok())
 }

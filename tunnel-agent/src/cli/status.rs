@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{
     sync::watch,
-    time::{MissedTickBehavior, interval},
+    time::{Instant as Deadline, MissedTickBehavior, interval, sleep_until},
 };
 use tunnel_agent::{AgentState, ForwardCounts, ForwardMeter};
 
@@ -20,16 +20,22 @@ use super::{
 /// Tells until it is dropped.
 pub(crate) async fn tell(screen: &Screen, mut state: watch::Receiver<AgentState>, meter: &ForwardMeter) -> Infallible {
     let mut stage = Stage::Dialling;
+    let mut lost = None;
     let mut recent = Recent::default();
     let mut logged = ForwardCounts::default();
     let mut ticks = interval(if screen.is_live() { REDRAW } else { REPORT });
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let next = stage.after(*state.borrow_and_update());
-        if next != stage {
-            log_change(stage, next, screen.is_live());
-            stage = next;
+        // What was not said to be lost is not said to be back.
+        let was_brief = next == Stage::Online && lost.take().is_some();
+        match (stage, next) {
+            (Stage::Online, Stage::Reconnecting) => lost = Some(Deadline::now() + MOMENT),
+            (Stage::Dialling, Stage::Online) => log_online(screen.is_live()),
+            (Stage::Reconnecting, Stage::Online) if !was_brief => tracing::info!("online again"),
+            _ => {}
         }
+        stage = next;
         let counts = meter.read();
         if screen.is_live() {
             let line = line(stage, &counts, recent.rates(Instant::now(), &counts));
@@ -39,6 +45,10 @@ pub(crate) async fn tell(screen: &Screen, mut state: watch::Receiver<AgentState>
             changed = state.changed() => if changed.is_err() {
                 // Whoever forwards has seen the end as well.
                 std::future::pending::<()>().await;
+            },
+            () = sleep_until(lost.unwrap_or_else(Deadline::now)), if lost.is_some() => {
+                tracing::warn!("the connection to the tunnel server is lost; reconnecting until it is back");
+                lost = None;
             },
             _ = ticks.tick() => if !screen.is_live() && counts != logged {
                 let (into, out) = (bytes(counts.bytes_to_service), bytes(counts.bytes_to_clients));
@@ -60,6 +70,8 @@ impl Stage {
     fn after(self, state: AgentState) -> Self {
         match (state, self) {
             (AgentState::Online, _) => Self::Online,
+            // Whoever forwards says so.
+            (AgentState::Closed, stage) => stage,
             (_, Self::Dialling) => Self::Dialling,
             _ => Self::Reconnecting,
         }
@@ -75,12 +87,11 @@ impl Stage {
 }
 
 /// In a terminal the status line says that all is well; what was not must stay to be read later.
-fn log_change(from: Stage, to: Stage, is_live: bool) {
-    match (from, to) {
-        (Stage::Reconnecting, Stage::Online) => tracing::info!("online again"),
-        (_, Stage::Online) if is_live => tracing::debug!("online"),
-        (_, Stage::Online) => tracing::info!("online"),
-        _ => tracing::warn!("the connection to the tunnel server is lost; reconnecting until it is back"),
+fn log_online(is_live: bool) {
+    if is_live {
+        tracing::debug!("online");
+    } else {
+        tracing::info!("online");
     }
 }
 
@@ -132,6 +143,10 @@ const PLAIN: &str = "\x1b[0m";
 
 const REDRAW: Duration = Duration::from_millis(250);
 
+/// A loss that is over sooner is not worth a word, nor is one that was the tunnel's end: when somebody closes it, its
+/// connections may be gone before the news is here.
+const MOMENT: Duration = Duration::from_secs(1);
+
 /// Between two reports in a log, where there is something to report.
 const REPORT: Duration = Duration::from_secs(60);
 
@@ -178,6 +193,7 @@ mod tests {
         assert_eq!(Stage::Dialling.after(AgentState::Online), Stage::Online);
         assert_eq!(Stage::Online.after(AgentState::Dialling), Stage::Reconnecting);
         assert_eq!(Stage::Reconnecting.after(AgentState::Dialling), Stage::Reconnecting);
+        assert_eq!(Stage::Online.after(AgentState::Closed), Stage::Online);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-use std::time::Instant;
+use std::{io::IsTerminal, time::Instant};
 
 use tunnel_agent::{Agent, ForwardCounts, Forwarding, Tunnel, TunnelListener};
 use tunnel_backends::process::StopSignals;
@@ -51,7 +51,7 @@ pub(crate) async fn run(args: &Tcp, server: &ServerUrl, screen: &Screen) -> Resu
 }
 
 async fn open(args: &Tcp, server: &ServerUrl) -> Result<TunnelListener, Failure> {
-    let mut tunnel = Tunnel::tcp().port(args.port.unwrap_or(0));
+    let mut tunnel = Tunnel::tcp().port(args.port.map_or(0, u16::from)).sessions(args.sessions.into());
     if let Some(backend) = &args.backend {
         tunnel = tunnel.backend(backend);
     }
@@ -90,7 +90,13 @@ fn announce(args: &Tcp, listener: &TunnelListener) -> Result<(), Failure> {
 }
 
 fn greet(args: &Tcp, listener: &TunnelListener, screen: &Screen) {
-    screen.note(&format!("{} -> {}", listener.address(), args.target));
+    if args.output == Output::Text && std::io::stdout().is_terminal() {
+        // Who reads this has just read the address.
+        screen.note(&format!("forwards to {}", args.target));
+    } else {
+        screen.note(&format!("{} -> {}", listener.address(), args.target));
+    }
+    screen.note(&format!("if it speaks HTTP: {}", listener.address().to_http()));
     screen.note(&match &args.name {
         Some(name) => format!("Ctrl-C stops; the address stays yours for a day, `tunnel close {name}` gives it up"),
         None => "Ctrl-C stops and closes the tunnel".to_owned(),

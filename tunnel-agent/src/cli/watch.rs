@@ -70,7 +70,7 @@ async fn tell(mut events: TunnelEvents, output: Output, watched: Watched<'_>) ->
             match watched {
                 Watched::All => {}
                 Watched::Id => return Ok(End::NeverThere),
-                Watched::Name(screen, name) => screen.note(&format!("no tunnel named {name} is open; waiting for one")),
+                Watched::Name(screen, name) => screen.note(&waiting(name)),
             }
         }
         let line = match output {
@@ -81,6 +81,14 @@ async fn tell(mut events: TunnelEvents, output: Output, watched: Watched<'_>) ->
         if stdout::print(&line)? == Reader::HasGone || was_last {
             return Ok(End::Over);
         }
+    }
+}
+
+/// An id that is not there will never be, but it may also be a name.
+fn waiting(name: &TunnelName) -> String {
+    match id(name.as_str()) {
+        Some(id) => format!("no tunnel has the id {id} (any more?); waiting for one with this name"),
+        None => format!("no tunnel named {name} is open; waiting for one"),
     }
 }
 

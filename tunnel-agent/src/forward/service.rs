@@ -59,7 +59,10 @@ async fn connect_tcp(host: &str, port: u16) -> io::Result<tokio::net::TcpStream>
     let mut last = no_address();
     for addr in addrs {
         match sockets::connect(addr, CONNECT).await {
-            Ok(socket) => return Ok(socket),
+            Ok(socket) => {
+                sockets::reset_unless_finished(&socket)?;
+                return Ok(socket);
+            }
             Err(error) => last = error,
         }
     }

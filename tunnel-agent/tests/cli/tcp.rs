@@ -158,6 +158,26 @@ async fn ctrl_c_in_the_middle_of_an_answer_is_a_reset_to_the_client() {
     }
 }
 
+/// Its kernel closes its sockets: not as if they were complete.
+#[tokio::test]
+async fn a_kill_in_the_middle_of_an_answer_is_a_reset_to_both_sides() {
+    let (_backend, url) = service().await;
+    let origin = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let running = start(&["tcp", &origin.local_addr().unwrap().to_string(), "--server", &url]).await;
+    let mut client = TcpStream::connect(running.public()).await.unwrap();
+    let (mut service, _) = origin.accept().await.unwrap();
+    service.write_all(b"half an ans").await.unwrap();
+    let mut heard = [0; 11];
+    timeout(LIMIT, client.read_exact(&mut heard)).await.unwrap().unwrap();
+
+    running.signal("-KILL").await;
+
+    for side in [&mut client, &mut service] {
+        let end = timeout(LIMIT, side.read(&mut heard)).await.unwrap();
+        assert!(end.is_err(), "one side saw {end:?}");
+    }
+}
+
 #[tokio::test]
 async fn ctrl_c_need_not_wait_for_a_server_that_is_silent() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -199,13 +219,15 @@ async fn a_named_tunnel_stays_when_the_command_goes_and_is_the_same_when_it_come
 #[tokio::test]
 async fn it_ends_with_1_when_somebody_else_closes_the_tunnel() {
     let (backend, url) = service().await;
-    let running = start(&["tcp", "1", "--server", &url]).await;
+    let mut running = start(&["tcp", "1", "--server", &url]).await;
     let id = tunnels(&backend).await[0].id.clone();
     is_online(&backend).await;
+    running.told("online").await;
     backend.close_tunnel(&Caller::embedded(), &TunnelRef::Id(id)).await.unwrap();
     let ended = running.end().await;
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""));
     assert!(ended.stderr.contains("closed by somebody else"), "{}", ended.stderr);
+    assert!(!ended.stderr.contains("lost"), "nothing was lost: {}", ended.stderr);
 }
 
 #[tokio::test]

@@ -31,7 +31,11 @@ async fn wrong_usage_ends_with_2() {
 #[tokio::test]
 async fn what_one_tries_first_is_told_what_to_write() {
     for (args, hint) in [
-        (&["3000"][..], "tunnel tcp 127.0.0.1:3000"),
+        (&["3000"][..], "public: tunnel tcp 3000\n"),
+        (&["http", "3000"], "public: tunnel tcp 3000\n"),
+        (&["-v", "local", "localhost:3000", "--to", "bore.example"], "public: tunnel tcp localhost:3000\n"),
+        (&["tcp", "3000", "--port", "http"], "http is no port; ports are 1 to 65535"),
+        (&["tcp", "3000", "--port", "0"], "0 is no port; ports are 1 to 65535"),
         (&["tcp", "localhost"], "HOST:PORT"),
         (&["tcp", "http://localhost:3000"], "only its host and port"),
         (&["tcp", "/run/app.sock"], "unix:/path"),
@@ -40,6 +44,9 @@ async fn what_one_tries_first_is_told_what_to_write() {
         let ended = run(args).await;
         assert!(ended.stderr.contains(hint), "{args:?}: {}", ended.stderr);
     }
+    // Where nothing looks like a service, nothing is made up.
+    let ended = run(&["lsit", "--server", "3000"]).await;
+    assert!(!ended.stderr.contains("public"), "{}", ended.stderr);
 }
 
 #[tokio::test]

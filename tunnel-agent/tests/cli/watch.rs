@@ -60,6 +60,13 @@ async fn a_name_may_be_watched_before_it_is_open() {
 }
 
 #[tokio::test]
+async fn an_id_that_is_gone_is_said_to_be_none() {
+    let (_backend, url) = service().await;
+    let mut running = start(&["watch", "t-0123456789abcdef", "--server", &url]).await;
+    assert!(running.told("t-0123456789abcdef").await.contains("no tunnel has the id t-0123456789abcdef"));
+}
+
+#[tokio::test]
 async fn it_ends_with_69_when_the_server_goes_away() {
     let (_backend, url) = service().await;
     let (url, wire) = wire(&url).await;

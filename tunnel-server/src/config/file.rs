@@ -83,7 +83,7 @@ impl Config {
         let why = |ip: IpAddr| {
             format!(
                 "{ip} can be reached from elsewhere, and this server has no TLS and asks nobody for credentials; \
-                 listen on 127.0.0.1, or write insecure = true if everybody who can connect may open tunnels"
+                 listen on 127.0.0.1, or write insecure = true (--insecure) if everybody who can connect may open tunnels"
             )
         };
         if !self.listen.ip().is_loopback() {
@@ -194,7 +194,8 @@ mod tests {
     fn what_is_wrong_is_said_with_file_and_line_and_what_to_write() {
         for (text, expected) in [
             ("\nlisen = 1", &["t.toml", "line 2", "lisen", "`listen`"][..]),
-            ("listen = \"8010\"", &["line 1", "listen"]),
+            ("listen = \"8010\"", &["line 1", "listen", "127.0.0.1:8010"]),
+            ("listen = \"localhost:8010\"", &["line 1", "127.0.0.1:8010"]),
             ("[ports]\npublic = \"9-1\"", &["line 2", "20000-27999"]),
             ("[ports]\npublic = 7", &["line 2", "20000-27999"]),
             ("drain = \"soon\"", &["line 1"]),

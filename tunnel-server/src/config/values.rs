@@ -1,5 +1,7 @@
 //! Values with a spelling of their own.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Deserializer, de::Error};
 use tunnel_api::Host;
 use tunnel_backends::ports::PortRange;
@@ -23,6 +25,12 @@ pub(super) fn port_range<'de, D: Deserializer<'de>>(from: D) -> Result<PortRange
             if range.is_empty() { Err(refuse()) } else { Ok(PortRange::Between(range)) }
         }
     }
+}
+
+pub(super) fn socket_addr<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(from)?;
+    text.parse()
+        .map_err(|_| D::Error::custom("write an IP address and a port, such as \"127.0.0.1:8010\" or \"[::]:8010\""))
 }
 
 pub(super) fn host<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Host>, D::Error> {

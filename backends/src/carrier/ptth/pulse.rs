@@ -4,7 +4,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -49,6 +49,10 @@ pub(super) struct Pulse {
     looked: u64,
     has_answered: bool,
     window: Window,
+    /// How many streams there were when we last looked.
+    streams: usize,
+    /// Set while an answer is overdue.
+    is_doubtful: Arc<AtomicBool>,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -68,9 +72,17 @@ impl Pulse {
             looked: 0,
             has_answered: false,
             window: Window::new(),
+            streams: 0,
+            is_doubtful: Arc::default(),
             // At once: the first answer says that the peer speaks HTTP/2.
             timer: Box::pin(sleep_until(now)),
         }
+    }
+
+    /// Follows whether an answer is overdue, so that the peer is better left alone.
+    #[cfg(feature = "serve")]
+    pub(super) fn is_doubtful(&self) -> Arc<AtomicBool> {
+        self.is_doubtful.clone()
     }
 
     /// The peer has answered a PING, so its settings have come too.
@@ -94,12 +106,20 @@ impl Pulse {
         if is_news && self.asked.is_none() && self.window.wants_a_look(heard - self.looked, self.last.1) {
             self.ask(cx, heard);
         }
+        if streams > self.streams && self.asked.is_none() && self.last.1.elapsed() >= QUIET {
+            // Somebody counts on a peer of which nothing was heard lately.
+            self.ask(cx, heard);
+        }
+        self.streams = streams;
         if let Some(size) = self.window.due(streams)
             && connection.set_window(size).is_ok()
         {
             self.window.tell(size);
         }
-        self.poll_silence(cx, heard)
+        let silent = self.poll_silence(cx, heard);
+        let overdue = self.asked.is_some_and(|(asked, then)| then == heard && asked.elapsed() >= OVERDUE);
+        self.is_doubtful.store(overdue, Ordering::Relaxed);
+        silent
     }
 
     fn poll_answer(&mut self, cx: &mut Context<'_>, heard: u64) {
@@ -107,7 +127,11 @@ impl Pulse {
         // An error is the connection's, and it tells whoever drives it.
         if let Poll::Ready(Ok(_)) = self.pings.poll_pong(cx) {
             let now = Instant::now();
-            self.window.measure(heard - heard_then, now - asked, now);
+            if self.has_answered {
+                self.window.measure(heard - heard_then, now - asked, now);
+            } else {
+                self.window.guess(now - asked);
+            }
             (self.asked, self.has_answered) = (None, true);
             self.looked = heard;
         }
@@ -124,18 +148,31 @@ impl Pulse {
             if is_first || (silence >= self.patience.ping_after && self.asked.is_none()) {
                 self.ask(cx, heard);
             }
-            let next =
-                if silence < self.patience.ping_after { self.patience.ping_after } else { self.patience.dead_after };
-            self.timer.set(sleep_until(self.last.1 + next));
+            let patience = &self.patience;
+            let next = if silence < patience.ping_after { patience.ping_after } else { patience.dead_after };
+            let overdue = self.asked.map(|(asked, _)| asked + OVERDUE).filter(|overdue| *overdue > now);
+            let next = self.last.1 + next;
+            self.timer.set(sleep_until(overdue.map_or(next, |overdue| overdue.min(next))));
         }
         Poll::Pending
     }
 
     fn ask(&mut self, cx: &mut Context<'_>, heard: u64) {
         if self.pings.send_ping(Ping::opaque()).is_ok() {
-            self.asked = Some((Instant::now(), heard));
+            let now = Instant::now();
+            self.asked = Some((now, heard));
+            let overdue = now + OVERDUE;
+            if self.timer.deadline() > overdue {
+                self.timer.as_mut().reset(overdue);
+            }
             // So that the answer wakes us.
             self.poll_answer(cx, heard);
         }
     }
 }
+
+/// Of a peer that was heard so lately nobody has to ask.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// An answer that takes longer is not to be counted on.
+const OVERDUE: Duration = Duration::from_secs(2);

@@ -13,10 +13,10 @@ use std::{
 
 use async_trait::async_trait;
 use h2::{
-    Reason,
+    Reason, RecvStream,
     client::{Connection, ResponseFuture, SendRequest},
 };
-use http::{Method, Request, StatusCode, Uri, header::FORWARDED};
+use http::{Method, Request, Response, StatusCode, Uri, header::FORWARDED};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, timeout_at},
@@ -117,7 +117,7 @@ impl Agent {
     }
 
     async fn serve(mut self, sender: SendRequest<Chunk>, entry: &Entry, resets: u32) -> Ended {
-        let mut stay = Some(Stay::begin(sender, entry, resets, Arc::downgrade(&self.streams)));
+        let mut stay = Some(Stay::begin(sender, entry, resets, &self));
         let (stop, uplink) = (&entry.admitted.stop, &entry.admitted.uplink);
         let ended = loop {
             let no_new_streams = tokio::select! {
@@ -176,14 +176,15 @@ struct Stay {
 }
 
 impl Stay {
-    fn begin(sender: SendRequest<Chunk>, entry: &Entry, resets: u32, streams: Weak<()>) -> Self {
+    fn begin(sender: SendRequest<Chunk>, entry: &Entry, resets: u32, agent: &Agent) -> Self {
         let session = Arc::new(PtthSession {
             sender: sender.clone(),
             // An address' authority is always one of a URI.
             authority: entry.admitted.address.authority().parse().unwrap_or_default(),
             room: sender.current_max_send_streams().min(MOST_STREAMS as usize),
             resets: Arc::new(Resets::new(resets)),
-            streams,
+            streams: Arc::downgrade(&agent.streams),
+            is_doubtful: agent.pulse.is_doubtful(),
             is_worn_out: AtomicBool::new(false),
         });
         let membership = entry.admitted.uplink.join(session.clone(), entry.addr, entry.take_over());
@@ -203,6 +204,7 @@ struct PtthSession {
     room: usize,
     resets: Arc<Resets>,
     streams: Weak<()>,
+    is_doubtful: Arc<AtomicBool>,
     is_worn_out: AtomicBool,
 }
 
@@ -231,6 +233,10 @@ impl Session for PtthSession {
     fn room(&self) -> usize {
         self.room
     }
+
+    fn is_doubtful(&self) -> bool {
+        self.is_doubtful.load(Ordering::Relaxed)
+    }
 }
 
 /// A stream at the side that opened it.
@@ -247,17 +253,11 @@ impl SessionStream for CallerStream {
         let Some(answer) = &mut self.answer else { return Poll::Ready(Ok(())) };
         let answer = ready!(Pin::new(answer).poll(cx));
         self.answer = None;
-        let declined = match answer {
-            Ok(answer) if answer.status().is_success() => {
-                self.inner.begin_to_read(answer.into_body());
-                return Poll::Ready(Ok(()));
-            }
-            Ok(answer) if answer.status() == StatusCode::SERVICE_UNAVAILABLE => Declined::Untouched,
-            Err(error) if is_untouched(&error) => Declined::Untouched,
-            Ok(_) | Err(_) => Declined::Refused,
-        };
-        self.inner.abort_on_drop();
-        Poll::Ready(Err(declined))
+        Poll::Ready(match answer {
+            Ok(answer) => self.hear(answer),
+            Err(error) if is_untouched(&error) => Err(Declined::Untouched),
+            Err(_) => Err(Declined::Refused),
+        })
     }
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -267,6 +267,24 @@ impl SessionStream for CallerStream {
         ready!(self.resets.poll_turn(cx, &mut self.turn));
         self.inner.reset();
         Poll::Ready(())
+    }
+}
+
+impl CallerStream {
+    fn hear(&mut self, answer: Response<RecvStream>) -> Result<(), Declined> {
+        let status = answer.status();
+        let body = answer.into_body();
+        if status.is_success() {
+            self.inner.begin_to_read(body);
+            return Ok(());
+        }
+        if body.is_end_stream() {
+            // Nothing has to be aborted, so no reset is spent.
+            self.inner.end_unheard();
+        } else {
+            self.inner.abort_on_drop();
+        }
+        Err(if status == StatusCode::SERVICE_UNAVAILABLE { Declined::Untouched } else { Declined::Refused })
     }
 }
 

@@ -68,6 +68,16 @@ impl H2Stream {
         self.recv = Some(recv);
     }
 
+    /// The peer has said all it will, which is nothing: ends our direction too.
+    #[cfg(feature = "serve")]
+    pub(super) fn end_unheard(&mut self) {
+        self.end = End::Finished;
+        if !std::mem::replace(&mut self.told_end, true) {
+            // Fails on a stream that is dead already.
+            let _ = self.send.send_data(self.outbox.chunk(Bytes::new()), true);
+        }
+    }
+
     /// Both directions have ended by themselves: nothing more will be said about this stream.
     #[cfg(feature = "serve")]
     pub(super) fn is_over(&self) -> bool {

@@ -25,6 +25,13 @@ impl Window {
         Self { told: FIRST_WINDOW, measured: FIRST_WINDOW, best: 0.0, next_look: Instant::now(), pause: FIRST_PAUSE }
     }
 
+    /// The first round trip, with nothing on its way: what a fair path of that length holds, so that long ones need fewer
+    /// steps. (Where that is too much, the budget still holds.)
+    pub(super) fn guess(&mut self, round_trip: Duration) {
+        let held = (FAIR_PATH * round_trip.as_secs_f64()) as u32;
+        self.measured = held.clamp(FIRST_WINDOW, MOST_WINDOW);
+    }
+
     /// Whether a round trip should be measured, now that so many bytes have come since the last one: only where the window
     /// could be what holds them up.
     pub(super) fn wants_a_look(&self, bytes: u64, now: Instant) -> bool {
@@ -69,6 +76,9 @@ impl Window {
 fn floor_power(size: u32) -> u32 {
     1 << size.max(1).ilog2()
 }
+
+/// In bytes a second.
+const FAIR_PATH: f64 = 20e6;
 
 /// Less is noise.
 const BETTER: f64 = 1.1;

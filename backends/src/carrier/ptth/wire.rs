@@ -10,7 +10,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::replay::Replay;
+use crate::{replay::Replay, sockets};
 
 /// The connection under a session. It counts what is heard, because silence is measured there and not in frames.
 #[derive(Debug)]
@@ -21,6 +21,7 @@ pub(super) struct Wire {
 
 impl Wire {
     pub(super) fn new(io: Replay) -> Self {
+        sockets::keep_little_unsent(io.socket());
         Self { io, heard: Arc::default() }
     }
 

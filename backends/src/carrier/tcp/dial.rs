@@ -18,7 +18,9 @@ pub struct TcpDialler;
 #[async_trait]
 impl Dialler for TcpDialler {
     async fn dial(&self, uri: &TunnelUri) -> Result<Box<dyn Incoming>, DialError> {
-        Ok(Box::new(DialIn(Some(connect(uri).await?))))
+        let socket = connect(uri).await?;
+        sockets::reset_unless_finished(&socket).map_err(DialError::Failed)?;
+        Ok(Box::new(DialIn(Some(socket))))
     }
 
     fn clients(&self) -> ClientsPerDialIn {

@@ -1,0 +1,70 @@
+//! Whether anybody is there to serve a tunnel, and until when it lasts if nobody is.
+
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+/// How long a tunnel lives without agents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lifetime {
+    /// Before the first one.
+    pub(crate) dial_within: Duration,
+    /// After the last one; `None` if it closes with it.
+    pub(crate) grace: Option<Duration>,
+}
+
+/// Whether anybody is there to serve the tunnel: a session, or a stream that is still running.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Presence {
+    pub(crate) online: bool,
+    /// Somebody has been there.
+    pub(crate) was_dialled: bool,
+    /// While nobody is there: when the tunnel closes. `None` for now.
+    pub(crate) expiry: Option<Expiry>,
+    lifetime: Lifetime,
+}
+
+/// A moment, on both clocks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Expiry {
+    pub(crate) time: SystemTime,
+    pub(crate) deadline: Instant,
+}
+
+impl Presence {
+    /// Nobody has come yet.
+    pub(crate) fn new(lifetime: Lifetime) -> Self {
+        let expiry = Some(Expiry::after(lifetime.dial_within));
+        Self { online: false, was_dialled: false, expiry, lifetime }
+    }
+
+    /// Somebody came where nobody was.
+    pub(crate) fn arrive(&mut self) {
+        (self.online, self.was_dialled, self.expiry) = (true, true, None);
+    }
+
+    /// The last one has gone.
+    pub(crate) fn leave(&mut self) {
+        (self.online, self.expiry) = (false, self.lifetime.grace.map(Expiry::after));
+    }
+
+    /// The owner has shown up: its time starts anew.
+    pub(crate) fn touch(&mut self) {
+        if !self.online {
+            let patience = if self.was_dialled { self.lifetime.grace } else { Some(self.lifetime.dial_within) };
+            self.expiry = patience.map(Expiry::after);
+        }
+    }
+
+    /// When the tunnel closes if nobody is there from now on.
+    pub(crate) fn would_expire(&self) -> SystemTime {
+        let patience = self.lifetime.grace.unwrap_or(self.lifetime.dial_within);
+        self.expiry.map_or_else(|| SystemTime::now() + patience, |expiry| expiry.time)
+    }
+}
+
+impl Expiry {
+    fn after(patience: Duration) -> Self {
+        Self { time: SystemTime::now() + patience, deadline: Instant::now() + patience }
+    }
+}
