@@ -136,9 +136,9 @@ fn an_agent_that_is_cut_off_resets_its_clients_and_keeps_its_address() {
                 clients.push(taken(&tunnel, &mut agent).await.0);
             }
             if is_reset {
-                agent.reset()
+                agent.reset();
             } else {
-                drop(agent)
+                drop(agent);
             }
             for heard in join_all(clients.iter_mut().map(hear)).await {
                 assert_eq!(heard, Heard::reset_after(&[]));

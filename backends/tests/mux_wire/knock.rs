@@ -40,7 +40,7 @@ impl Knock {
                 ("alpn", "h2".to_owned()),
             ],
         };
-        knock.as_agent_of(id, ticket)
+        knock.for_agent_of(id, ticket)
     }
 
     pub(crate) fn method(mut self, method: &str) -> Self {
@@ -82,7 +82,7 @@ impl Knock {
     }
 
     /// With these credentials.
-    pub(crate) fn as_agent_of(self, id: &str, ticket: &str) -> Self {
+    pub(crate) fn for_agent_of(self, id: &str, ticket: &str) -> Self {
         let credentials = BASE64_STANDARD.encode(format!("{id}:{ticket}"));
         self.with("authorization", &format!("Basic {credentials}"))
     }

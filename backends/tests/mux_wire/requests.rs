@@ -136,7 +136,7 @@ fn a_server_that_drains_tells_agents_to_come_again() {
             }
         };
         assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{answer:?}");
-        let wrong = Knock::at(&tunnel.uri).as_agent_of(tunnel.id.as_str(), "wrong");
+        let wrong = Knock::at(&tunnel.uri).for_agent_of(tunnel.id.as_str(), "wrong");
         assert_eq!(wrong.ask(&tunnel).await.0.status, 401);
         // And it is served to its end, after which nothing is left.
         agent.say(&crate::frames::Frame::taken(stream)).await;

@@ -26,7 +26,6 @@ fn an_agent_that_does_not_speak_http2_is_dropped_after_5_seconds() {
     keep(&Mux::default(), async |rig| {
         let (stage, tunnel) = open(rig).await;
         let enter = async || Knock::at(&tunnel.uri).enter(&tunnel).await;
-        let since = Instant::now();
         let silent = async { until_dropped(enter().await).await };
         let only_settings = async {
             let mut socket = enter().await;
@@ -50,11 +49,8 @@ fn an_agent_that_does_not_speak_http2_is_dropped_after_5_seconds() {
                 () = dropped => {}
             }
         };
-        let took = |()| since.elapsed();
-        let timed = async {
-            join!(async { took(silent.await) }, async { took(only_settings.await) }, async { took(dribbling.await) })
-        };
-        let (silent, only_settings, dribbling) = within(Duration::from_secs(9), "all to be dropped", timed).await;
+        let all = Box::pin(async { join!(timed(silent), timed(only_settings), timed(dribbling)) });
+        let (silent, only_settings, dribbling) = within(Duration::from_secs(9), "all to be dropped", all).await;
         for (took, what) in [(silent, "silent"), (only_settings, "only settings"), (dribbling, "dribbling")] {
             assert!((4500..7000).contains(&took.as_millis()), "{what}: {took:?}");
         }
@@ -145,6 +141,13 @@ fn an_agent_that_talks_need_not_answer() {
         say(&mut client, b"still there").await;
         assert_eq!(agent.hear_exactly(stream, 11).await, b"still there");
     });
+}
+
+/// How long that took.
+async fn timed(dropped: impl Future<Output = ()>) -> Duration {
+    let since = Instant::now();
+    dropped.await;
+    since.elapsed()
 }
 
 async fn until_dropped(mut socket: TcpStream) {

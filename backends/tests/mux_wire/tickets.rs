@@ -55,7 +55,7 @@ fn an_agent_from_elsewhere_is_counted_as_a_stranger() {
             assert_eq!(stage.info(&tunnel).await.map(|info| (info.strangers, info.sessions)), Some((count, 0)));
         }
         // A wrong ticket is nobody's.
-        let wrong = Knock::at(&tunnel.uri).as_agent_of(tunnel.id.as_str(), "wrong");
+        let wrong = Knock::at(&tunnel.uri).for_agent_of(tunnel.id.as_str(), "wrong");
         assert_eq!(wrong.ask(&tunnel).await.0.status, 401);
         assert_eq!(stage.info(&tunnel).await.map(|info| info.strangers), Some(3));
     });
@@ -78,11 +78,11 @@ fn no_other_answer_tells_a_right_ticket_from_a_wrong_one() {
         for (what, knock) in requests {
             let (answer, _socket) = knock.ask(&tunnel).await;
             assert!([400, 426].contains(&answer.status), "{what}: {answer:?}");
-            let wrong = knock.clone().as_agent_of(tunnel.id.as_str(), "wrong");
+            let wrong = knock.clone().for_agent_of(tunnel.id.as_str(), "wrong");
             assert_eq!(wrong.ask(&tunnel).await.0, answer, "{what}, wrong ticket");
             assert_eq!(knock.without("authorization").ask(&tunnel).await.0, answer, "{what}, no ticket");
         }
-        let other_path = right.target("/.well-known/ptth/t-other/").as_agent_of(tunnel.id.as_str(), "wrong");
+        let other_path = right.target("/.well-known/ptth/t-other/").for_agent_of(tunnel.id.as_str(), "wrong");
         assert_eq!(other_path.ask(&tunnel).await.0.status, 401, "another path with a wrong ticket");
     });
 }
@@ -116,13 +116,13 @@ async fn bad_credentials(stage: &Stage) -> Vec<(&'static str, Knock)> {
         named("no text", "Basic //8="),
         named("nothing", "Basic "),
         ("no colon", knock.clone().with("authorization", "Basic dC0x")),
-        ("an unknown id", knock.clone().as_agent_of("t-0123456789abcdef", ticket)),
-        ("an id that is none", knock.clone().as_agent_of("../..", ticket)),
-        ("a wrong ticket", knock.clone().as_agent_of(id, &ticket.chars().rev().collect::<String>())),
-        ("an empty ticket", knock.clone().as_agent_of(id, "")),
-        ("half a ticket", knock.clone().as_agent_of(id, &ticket[..20])),
-        ("more than a ticket", knock.clone().as_agent_of(id, &format!("{ticket}AAAA"))),
-        ("another tunnel's ticket", knock.clone().as_agent_of(id, other_ticket)),
+        ("an unknown id", knock.clone().for_agent_of("t-0123456789abcdef", ticket)),
+        ("an id that is none", knock.clone().for_agent_of("../..", ticket)),
+        ("a wrong ticket", knock.clone().for_agent_of(id, &ticket.chars().rev().collect::<String>())),
+        ("an empty ticket", knock.clone().for_agent_of(id, "")),
+        ("half a ticket", knock.clone().for_agent_of(id, &ticket[..20])),
+        ("more than a ticket", knock.clone().for_agent_of(id, &format!("{ticket}AAAA"))),
+        ("another tunnel's ticket", knock.clone().for_agent_of(id, other_ticket)),
         ("an expired tunnel's", Knock::at(&expired(stage).await.uri)),
         ("a closed tunnel's", Knock::at(&closed(stage).await.uri)),
         (
