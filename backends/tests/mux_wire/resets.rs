@@ -28,6 +28,7 @@ fn clients_that_reset_do_not_reset_an_agents_streams_faster_than_it_bears() {
         let mut agent = Counting::begin(Frames::dial(&tunnel).await, None);
         let since = Instant::now();
         let mut good = connect(&tunnel.address).await;
+        exchange(&mut good).await;
         // There is room for 4,096 streams, and those that wait for their reset keep theirs.
         come_and_reset(&tunnel, &mut agent, 5000, 4500).await;
         agent.until(|seen| seen.resets >= 500).await;
@@ -46,6 +47,7 @@ fn an_agent_that_bears_resets_gets_them_at_once() {
         let knock = Knock::at(&tunnel.uri).query("resets=100000");
         let mut agent = Counting::begin(Frames::dial_with(&tunnel, &knock, &[]).await, None);
         let mut good = connect(&tunnel.address).await;
+        exchange(&mut good).await;
         come_and_reset(&tunnel, &mut agent, 5000, 5000).await;
         agent.until(|seen| seen.resets == 5000).await;
         exchange(&mut good).await;
