@@ -42,6 +42,9 @@ pub(super) struct Opening {
     client: ClientInfo,
     sessions: Arc<Sessions>,
     tried: Vec<u64>,
+    /// Streams of sessions that have not taken the client. Each keeps its place until it is gone, which may take its turn:
+    /// agents that refuse many clients would otherwise be sent more resets than they bear.
+    left: Vec<Opened>,
     /// For finding another session.
     deadline: Instant,
 }
@@ -64,6 +67,7 @@ impl Opening {
             client,
             sessions,
             tried: Vec::new(),
+            left: Vec::new(),
             deadline,
         }
     }
@@ -73,7 +77,7 @@ impl Opening {
         // Whoever has to wait for the answer asks again.
         let _ = self.poll_answered(&mut Context::from_waker(noop_waker_ref()));
         match std::mem::replace(&mut self.stage, Stage::Failed) {
-            Stage::Accepted(opened) => Some(opened),
+            Stage::Accepted(opened) if self.left.is_empty() => Some(opened),
             stage => {
                 self.stage = stage;
                 None
@@ -83,6 +87,7 @@ impl Opening {
 
     /// Ready once an agent has taken the client, or none will.
     fn poll_answered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let _ = self.poll_left(cx);
         loop {
             let next = match &mut self.stage {
                 Stage::Accepted(_) => return Poll::Ready(Ok(())),
@@ -98,18 +103,32 @@ impl Opening {
                         };
                         Stage::Accepted(opened)
                     }
-                    Err(Declined::Refused) => Stage::Failed,
-                    Err(Declined::Untouched) => self.choose_another(),
+                    Err(declined) => {
+                        self.leave(cx);
+                        if declined == Declined::Refused { Stage::Failed } else { self.choose_another() }
+                    }
                 },
             };
             self.stage = next;
         }
     }
 
-    fn choose_another(&mut self) -> Stage {
-        if let Stage::Offered((_, place)) = &self.stage {
-            self.tried.push(place.session_key());
+    /// The present stream is of no use any more.
+    fn leave(&mut self, cx: &mut Context<'_>) {
+        if let Stage::Offered(opened) = std::mem::replace(&mut self.stage, Stage::Failed) {
+            self.tried.push(opened.1.session_key());
+            self.left.push(opened);
         }
+        let _ = self.poll_left(cx);
+    }
+
+    /// Ready once all that were left are gone.
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.left.retain_mut(|(stream, _)| stream.poll_gone(cx).is_pending());
+        if self.left.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn choose_another(&mut self) -> Stage {
         (self.written, self.told) = (0, false);
         let (client, sessions, tried) = (self.client, self.sessions.clone(), self.tried.clone());
         let another = async move {
@@ -160,7 +179,9 @@ impl Opening {
 
     /// As [`SessionStream::poll_gone`].
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.stream().map_or(Poll::Ready(()), |stream| stream.poll_gone(cx))
+        let present = self.stream().map_or(Poll::Ready(()), |stream| stream.poll_gone(cx));
+        ready!(self.poll_left(cx));
+        present
     }
 }
 
