@@ -1,35 +1,12 @@
 //! The `mux` backend returns everything. Alone in its process, because tasks and descriptors are counted.
 
-use std::sync::Arc;
+#[path = "rigs/mux.rs"]
+mod rig;
 
-use tunnel_api::TunnelBackend;
-use tunnel_backends::{
-    carrier::ptth::Gate,
-    mux::MuxConfig,
-    testing::{self, BehindDoor, Rig, Setup},
-    tunnels::Tunnels,
-};
-
-struct Mux;
-
-impl Rig for Mux {
-    fn backend(&self, setup: Setup) -> Arc<dyn TunnelBackend> {
-        let gate = Gate::new();
-        BehindDoor::new(
-            |http| gate.clone().in_front_of(http),
-            |door| {
-                let config = MuxConfig::new("mux", Tunnels::new(), setup.public_ports, gate.clone(), door);
-                MuxConfig { times: setup.times, ..config }.build()
-            },
-        )
-    }
-
-    fn carries_many(&self) -> bool {
-        true
-    }
-}
+use rig::Mux;
+use tunnel_backends::testing;
 
 #[test]
 fn everything_is_returned() {
-    testing::keep(&Mux, testing::churn::everything_is_returned);
+    testing::keep(&Mux::default(), testing::churn::everything_is_returned);
 }

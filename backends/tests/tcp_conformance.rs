@@ -1,21 +1,8 @@
 //! The `tcp` backend keeps every promise of the kit.
 
-use std::sync::Arc;
+#[path = "rigs/tcp.rs"]
+mod rig;
 
-use tunnel_api::TunnelBackend;
-use tunnel_backends::{
-    tcp::TcpConfig,
-    testing::{Rig, Setup},
-    tunnels::Tunnels,
-};
-
-struct Tcp;
-
-impl Rig for Tcp {
-    fn backend(&self, setup: Setup) -> Arc<dyn TunnelBackend> {
-        let config = TcpConfig::new("tcp", Tunnels::new(), setup.public_ports, setup.dial_in_ports);
-        Arc::new(TcpConfig { times: setup.times, ..config }.build())
-    }
-}
+use rig::Tcp;
 
 tunnel_backends::conformance!(Tcp);

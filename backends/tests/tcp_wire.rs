@@ -1,6 +1,9 @@
 //! What is special to the `tcp` backend: a dial-in port of each tunnel's own, and connections on which nothing is spoken.
 //! The agents here are plain TCP connections, as stock programs make them.
 
+#[path = "rigs/tcp.rs"]
+mod rig;
+
 use std::{
     collections::BTreeSet,
     io::{self, ErrorKind},
@@ -10,13 +13,13 @@ use std::{
 };
 
 use futures_util::future::join_all;
+use rig::Tcp;
 use tokio::{
     net::{TcpSocket, TcpStream},
     time::{sleep, timeout},
 };
 use tunnel_api::{
-    AddressRequest, Caller, CloseReason, OpenTunnel, OpenedTunnel, StreamEnd, TunnelBackend, TunnelError, TunnelRef,
-    TunnelState,
+    AddressRequest, Caller, CloseReason, OpenTunnel, OpenedTunnel, StreamEnd, TunnelError, TunnelRef, TunnelState,
 };
 use tunnel_backends::{
     composed::Times,
@@ -24,7 +27,7 @@ use tunnel_backends::{
     sockets,
     tcp::TcpConfig,
     testing::{
-        Rig, Setup, Stage,
+        Setup, Stage,
         client::{
             Heard, abort, connect, hear, hear_exactly, refuses, say, say_all, socket_addr, try_connect, until_refused,
         },
@@ -526,15 +529,6 @@ fn closing_a_tunnel_frees_its_dial_in_port_and_resets_what_waits_there() {
 }
 
 // ---- what the tests use ----
-
-struct Tcp;
-
-impl Rig for Tcp {
-    fn backend(&self, setup: Setup) -> Arc<dyn TunnelBackend> {
-        let config = TcpConfig::new("tcp", Tunnels::new(), setup.public_ports, setup.dial_in_ports);
-        Arc::new(TcpConfig { times: setup.times, ..config }.build())
-    }
-}
 
 /// A backend with these pools.
 fn stage_on(

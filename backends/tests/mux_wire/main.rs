@@ -8,6 +8,8 @@ mod agent;
 mod frames;
 mod knock;
 mod mux;
+#[path = "../rigs/mux.rs"]
+mod rig;
 
 mod answers;
 mod crowds;

@@ -1,48 +1,11 @@
 //! The backend that is tried, and its tunnels.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::Arc,
-};
+pub(crate) use crate::rig::Mux;
 
-use tunnel_api::{OpenTunnel, OpenedTunnel, TunnelBackend};
-use tunnel_backends::{
-    carrier::ptth::{Gate, Patience},
-    mux::MuxConfig,
-    testing::{BehindDoor, Rig, Setup, Stage, eventually, rig::request},
-    tunnels::Tunnels,
-};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-/// The `mux` backend behind a door.
-pub(crate) struct Mux {
-    pub(crate) tunnels: Arc<Tunnels>,
-    pub(crate) patience: Patience,
-    pub(crate) max_sessions: usize,
-}
-
-impl Default for Mux {
-    fn default() -> Self {
-        Self { tunnels: Tunnels::new(), patience: Patience::default(), max_sessions: 64 }
-    }
-}
-
-impl Rig for Mux {
-    fn backend(&self, setup: Setup) -> Arc<dyn TunnelBackend> {
-        let gate = Gate::new();
-        BehindDoor::new(
-            |http| gate.clone().in_front_of(http),
-            |door| {
-                let config = MuxConfig::new("mux", self.tunnels.clone(), setup.public_ports, gate.clone(), door);
-                let (patience, max_sessions) = (self.patience, self.max_sessions);
-                MuxConfig { times: setup.times, patience, max_sessions, ..config }.build()
-            },
-        )
-    }
-
-    fn carries_many(&self) -> bool {
-        true
-    }
-}
+use tunnel_api::{OpenTunnel, OpenedTunnel};
+use tunnel_backends::testing::{Rig, Setup, Stage, eventually, rig::request};
 
 /// A stage and a tunnel on it.
 pub(crate) async fn open(rig: &dyn Rig) -> (Stage, OpenedTunnel) {

@@ -1,0 +1,41 @@
+//! The `mux` backend behind a door, as the kit wants it.
+
+use std::sync::Arc;
+
+use tunnel_api::TunnelBackend;
+use tunnel_backends::{
+    carrier::ptth::{Gate, Patience},
+    mux::MuxConfig,
+    testing::{BehindDoor, Rig, Setup},
+    tunnels::Tunnels,
+};
+
+pub(crate) struct Mux {
+    pub(crate) tunnels: Arc<Tunnels>,
+    pub(crate) patience: Patience,
+    pub(crate) max_sessions: usize,
+}
+
+impl Default for Mux {
+    fn default() -> Self {
+        Self { tunnels: Tunnels::new(), patience: Patience::default(), max_sessions: 64 }
+    }
+}
+
+impl Rig for Mux {
+    fn backend(&self, setup: Setup) -> Arc<dyn TunnelBackend> {
+        let gate = Gate::new();
+        BehindDoor::new(
+            |http| gate.clone().in_front_of(http),
+            |door| {
+                let config = MuxConfig::new("mux", self.tunnels.clone(), setup.public_ports, gate.clone(), door);
+                let (patience, max_sessions) = (self.patience, self.max_sessions);
+                MuxConfig { times: setup.times, patience, max_sessions, ..config }.build()
+            },
+        )
+    }
+
+    fn carries_many(&self) -> bool {
+        true
+    }
+}
