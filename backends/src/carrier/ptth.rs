@@ -50,3 +50,48 @@ const H2: &str = "h2";
 /// The paths of targets begin with this.
 #[cfg(feature = "serve")]
 const WELL_KNOWN: &str = "/.well-known/ptth/";
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tunnel_api::TunnelBackend;
+
+    use super::Gate;
+    use crate::{
+        mux::MuxConfig,
+        testing::{BehindDoor, Heard, Rig, Setup, Stage, TestAgent, client::say_all, connect, echo, hear, keep},
+        tunnels::Tunnels,
+    };
+
+    struct Mux;
+
+    impl Rig for Mux {
+        fn backend(&self, setup: Setup) -> Arc<dyn TunnelBackend> {
+            let gate = Gate::new();
+            BehindDoor::new(
+                |http| gate.clone().in_front_of(http),
+                |door| MuxConfig::new("mux", Tunnels::new(), setup.public_ports, gate.clone(), door).build(),
+            )
+        }
+    }
+
+    /// Ten clients each, and another session comes.
+    #[test]
+    fn a_session_is_replaced_before_its_stream_ids_are_used_up() {
+        keep(&Mux, async |rig| {
+            let stage = Stage::new(rig);
+            let mut watch = stage.watch().await;
+            let tunnel = stage.open(1).await;
+            let _agent = TestAgent::dial(&tunnel.uri, 1).serve(echo);
+            for number in 0..35_u8 {
+                let mut client = connect(&tunnel.address).await;
+                say_all(&mut client, &[number]).await;
+                assert_eq!(hear(&mut client).await, Heard::finished_after(&[number]));
+            }
+            for _ in 0..4 {
+                watch.agent_connected(&tunnel.id).await;
+            }
+        });
+    }
+}
