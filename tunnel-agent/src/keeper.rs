@@ -50,6 +50,8 @@ pub(crate) struct Keeper {
     connected: (mpsc::Sender<()>, mpsc::Receiver<()>),
     /// Dial-ins that are.
     live: usize,
+    /// The server did not know the tunnel when it was last dialled.
+    was_unknown: bool,
     demand: Demand,
     backoff: Backoff,
 }
@@ -91,6 +93,7 @@ impl Keeper {
             dial_ins: JoinSet::new(),
             connected: mpsc::channel(64),
             live: 0,
+            was_unknown: false,
             demand: Demand::new(most),
             backoff: Backoff::default(),
         }
@@ -157,7 +160,7 @@ impl Keeper {
                     }
                 }
                 Some(()) = self.connected.1.recv() => {
-                    self.live += 1;
+                    (self.live, self.was_unknown) = (self.live + 1, false);
                     self.show(AgentState::Online);
                 }
                 Some(dial_in) = self.dial_ins.join_next() => match self.dial_in_ended(dial_in) {
@@ -259,8 +262,16 @@ impl Keeper {
     /// After a failure: waits as long as one should, then finds out how the tunnel stands.
     fn inquire(&mut self, error: &DialError) -> Inquiry {
         match (error, self.dialler.clients()) {
-            // The server has said so, to the one who had the ticket.
-            (DialError::UnknownTunnel, _) => Box::pin(std::future::ready(Standing::Gone)),
+            // The server has said so, to the one who had the ticket. (One that says so of what it has just given out is not
+            // asked at that pace.)
+            (DialError::UnknownTunnel, _) => {
+                let again = std::mem::replace(&mut self.was_unknown, true);
+                let wait = if again { self.backoff.after(Failure::Refused) } else { Duration::ZERO };
+                Box::pin(async move {
+                    sleep(wait).await;
+                    Standing::Gone
+                })
+            }
             // The next dial-in will tell.
             (_, ClientsPerDialIn::Many) => {
                 let least = if let DialError::Busy { after, .. } = error { *after } else { Duration::ZERO };
