@@ -11,7 +11,7 @@ use tokio::{
     net::TcpStream,
 };
 use tunnel_agent::{Agent, AgentState, Tunnel, TunnelListener};
-use tunnel_api::{Caller, Page};
+use tunnel_api::{Caller, Page, TunnelInfo, TunnelRef};
 use tunnel_server::{Running, config::Backend};
 use tunnel_tests::{
     client::{Ended, ask, at, hear_out},
@@ -172,6 +172,38 @@ async fn a_server_that_stops_lets_the_streams_of_a_session_end() {
     .await;
 }
 
+/// It follows the news of the tunnel it has now, and not of the one it had.
+#[tokio::test]
+async fn a_tunnel_that_expired_and_was_opened_again_stays_closed_when_somebody_closes_it() {
+    within(async {
+        let server = server_with(|config| {
+            for backend in config.backends.values_mut() {
+                if let Backend::Mux(mux) = backend {
+                    (mux.ping_after, mux.dead_after) = (Duration::from_millis(100), Duration::from_millis(500));
+                    mux.grace = Duration::from_millis(100);
+                }
+            }
+        })
+        .await;
+        let path = Path::to(server.addr(), SHORT).await.unwrap();
+        let agent = Agent::embedded(Arc::new(Detour { backend: server.backend(), by: path.addr() }));
+        let tunnel = agent.open(Tunnel::tcp().backend("mux")).await.unwrap();
+        let first = tunnel.id().clone();
+        until_sessions(&server, 1).await;
+        path.cut();
+        until(&server, |tunnels| tunnels.is_empty()).await;
+        path.mend();
+        let again = until(&server, |tunnels| tunnels.iter().any(|tunnel| tunnel.sessions > 0)).await;
+        assert_ne!(again[0].id, first);
+
+        let us = Caller::embedded();
+        server.backend().close_tunnel(&us, &TunnelRef::Id(again[0].id.clone())).await.unwrap();
+        tunnel.closed().await;
+        assert_eq!(until(&server, |_| true).await, []);
+    })
+    .await;
+}
+
 /// However many come before it looks at one of them.
 #[tokio::test]
 async fn a_stalled_client_does_not_stop_the_others_from_being_accepted() {
@@ -209,13 +241,17 @@ async fn echo(mut stream: tunnel_agent::TunnelStream) {
     }
 }
 
-/// No event tells of a second session.
 async fn until_sessions(server: &Running, sessions: u32) {
+    until(server, |tunnels| tunnels.iter().any(|tunnel| tunnel.sessions == sessions)).await;
+}
+
+/// What no single event tells.
+async fn until(server: &Running, holds: impl Fn(&[TunnelInfo]) -> bool) -> Vec<TunnelInfo> {
     let page = Page { after: None, limit: 10 };
     loop {
         let tunnels = server.backend().list_tunnels(&Caller::embedded(), &page).await.unwrap();
-        if tunnels.iter().any(|tunnel| tunnel.sessions == sessions) {
-            return;
+        if holds(&tunnels) {
+            return tunnels;
         }
         tokio::task::yield_now().await;
     }

@@ -176,10 +176,17 @@ impl Keeper {
                             if let Ok(Some(CloseReason::Requested)) = timeout(TOLD, closed(&mut events)).await {
                                 return Over::Closed;
                             }
-                            self.open_again().await.err().map(|error| {
-                                tracing::warn!(%error, "cannot open the tunnel again; trying on");
-                                self.ask_again(Failure::Refused)
-                            })
+                            match self.open_again().await {
+                                Ok(()) => {
+                                    // They were news of the tunnel there was.
+                                    events = None;
+                                    None
+                                }
+                                Err(error) => {
+                                    tracing::warn!(%error, "cannot open the tunnel again; trying on");
+                                    Some(self.ask_again(Failure::Refused))
+                                }
+                            }
                         }
                     };
                     if inquiry.is_none() && events.is_none() {
