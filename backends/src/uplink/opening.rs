@@ -129,7 +129,12 @@ impl Opening {
         loop {
             let is_accepted = matches!(self.stage, Stage::Accepted(_));
             let (Stage::Offered((stream, _)) | Stage::Accepted((stream, _))) = &mut self.stage else {
-                return self.poll_answered(cx).map_ok(|()| ());
+                let answer = self.poll_answered(cx)?;
+                if self.stream().is_some() {
+                    // Another one, which knows nothing yet.
+                    continue;
+                }
+                return answer.map(Ok);
             };
             let stream = Pin::new(&mut **stream);
             let step = if self.written < self.said.len() {
@@ -241,3 +246,123 @@ impl Duplex for Opening {
 
 /// What a client may say before an agent has taken it.
 const EARLY: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{Mutex, MutexGuard, PoisonError},
+        time::Duration,
+    };
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::{
+        events::{Events, Identity},
+        presence::Lifetime,
+        session::{Session, SessionGone, SessionStream},
+    };
+
+    /// An agent with room for one client, and that client's stream.
+    #[derive(Clone, Default)]
+    struct Agent(Arc<Mutex<Seen>>);
+
+    #[derive(Default)]
+    struct Seen {
+        heard: Vec<u8>,
+        heard_all: bool,
+        leaves_it: bool,
+    }
+
+    impl Agent {
+        fn lock(&self) -> MutexGuard<'_, Seen> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+
+    #[async_trait]
+    impl Session for Agent {
+        async fn open(&self, _: &ClientInfo) -> Result<BoxStream, SessionGone> {
+            Ok(Box::new(self.clone()))
+        }
+
+        fn room(&self) -> usize {
+            1
+        }
+    }
+
+    impl SessionStream for Agent {
+        fn poll_accepted(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Declined>> {
+            if self.lock().leaves_it { Poll::Ready(Err(Declined::Untouched)) } else { Poll::Pending }
+        }
+
+        fn poll_gone(&mut self, _: &mut Context<'_>) -> Poll<()> {
+            Poll::Ready(())
+        }
+    }
+
+    impl AsyncRead for Agent {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Agent {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            self.lock().heard.extend_from_slice(bytes);
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.lock().heard_all = true;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl Duplex for Agent {
+        fn poll_readable(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll_sent(&mut self, _: &mut Context<'_>) -> Poll<()> {
+            Poll::Ready(())
+        }
+
+        fn abort_on_drop(&mut self) {}
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_comes_while_a_client_ends_hears_it_all_at_once() {
+        let about = Identity {
+            id: "t-1".parse().unwrap(),
+            owner: tunnel_api::Owner::new("local"),
+            name: None,
+            backend: "test".into(),
+        };
+        let lifetime = Lifetime { dial_within: Duration::from_secs(60), grace: None };
+        let sessions = Sessions::new(lifetime, Events::new().of(Arc::new(about)));
+        let addr = "127.0.0.1:1".parse().unwrap();
+        let client = ClientInfo { client_addr: addr, public_addr: addr };
+        let (first, other) = (Agent::default(), Agent::default());
+        let _first = sessions.join(Arc::new(first.clone()), addr, None);
+        let place = sessions.take().await;
+        let opened = (place.open(&client).await.unwrap(), place);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut opening = Opening::new(opened, client, sessions.clone(), deadline);
+        // Given a client that has been left to another agent, of which there is none yet.
+        let cx = &mut Context::from_waker(noop_waker_ref());
+        assert!(Pin::new(&mut opening).poll_write(cx, b"hello").is_ready());
+        first.lock().leaves_it = true;
+        assert!(opening.poll_readable(cx).is_pending());
+        // When that one comes, and then the client ends.
+        let _other = sessions.join(Arc::new(other.clone()), addr, None);
+        let _ = Pin::new(&mut opening).poll_shutdown(cx);
+        // Then it hears everything at once, and not only when it has answered.
+        let other = other.lock();
+        assert_eq!((&*other.heard, other.heard_all), (&b"hello"[..], true));
+    }
+}
