@@ -144,9 +144,13 @@ impl Keeper {
         }
         // While we find out how the tunnel stands after a failure, nothing is dialled; what is connected goes on.
         let mut inquiry: Option<Inquiry> = None;
+        let mut watching: Option<Watching> = None;
         loop {
             if inquiry.is_none() {
                 self.fill();
+            }
+            if events.is_none() && watching.is_none() {
+                watching = Some(self.watch_again());
             }
             tokio::select! {
                 biased;
@@ -165,7 +169,8 @@ impl Keeper {
                     Some(error) if inquiry.is_none() => inquiry = Some(self.inquire(&error)),
                     _ => {}
                 },
-                standing = found_out(&mut inquiry) => {
+                news = done(&mut watching) => (events, watching) = (news, None),
+                standing = done(&mut inquiry) => {
                     inquiry = match standing {
                         Standing::Open => None,
                         Standing::Unknown => Some(self.ask_again(Failure::Silent)),
@@ -173,14 +178,21 @@ impl Keeper {
                             if let Ok(Some(CloseReason::Requested)) = timeout(TOLD, closed(&mut events)).await {
                                 return Over::Closed;
                             }
-                            self.open_again().await.err().map(|error| {
-                                tracing::warn!(%error, "cannot open the tunnel again; trying on");
-                                self.ask_again(Failure::Refused)
-                            })
+                            match self.open_again().await {
+                                Ok(()) => {
+                                    // They were of the tunnel that is no more.
+                                    events = None;
+                                    None
+                                }
+                                Err(error) => {
+                                    tracing::warn!(%error, "cannot open the tunnel again; trying on");
+                                    Some(self.ask_again(Failure::Refused))
+                                }
+                            }
                         }
                     };
                     if inquiry.is_none() && events.is_none() {
-                        events = self.watch().await;
+                        (events, watching) = (self.watch().await, None);
                     }
                 }
             }
@@ -244,6 +256,9 @@ impl Keeper {
             }
             (Ok(()), ClientsPerDialIn::Many) => {
                 tracing::debug!("session over; the next one takes its place");
+                if self.live == 0 {
+                    self.show(AgentState::Dialling);
+                }
                 None
             }
             (Err(error), _) => {
@@ -316,8 +331,26 @@ impl Keeper {
 
     /// News of our tunnel, where the backend has any.
     async fn watch(&self) -> Option<TunnelEvents> {
-        let filter = WatchFilter { id: Some(self.opened.id.clone()), name: None };
-        timeout(CLOSE, self.backend.watch_tunnels(&Caller::embedded(), &filter)).await.ok()?.ok()
+        timeout(CLOSE, self.backend.watch_tunnels(&Caller::embedded(), &self.our_news())).await.ok()?.ok()
+    }
+
+    /// The same after a while, where the news broke off: the connection that carries clients may well outlive the one that
+    /// carries news.
+    fn watch_again(&self) -> Watching {
+        let (backend, news, wait) = (self.backend.clone(), self.our_news(), WATCH_AGAIN.mul_f64(rand::random()));
+        Box::pin(async move {
+            sleep(wait).await;
+            match timeout(CLOSE, backend.watch_tunnels(&Caller::embedded(), &news)).await {
+                Ok(Ok(events)) => Some(events),
+                // It never has any.
+                Ok(Err(TunnelError::Unsupported { .. })) => std::future::pending().await,
+                _ => None,
+            }
+        })
+    }
+
+    fn our_news(&self) -> WatchFilter {
+        WatchFilter { id: Some(self.opened.id.clone()), name: None }
     }
 }
 
@@ -329,10 +362,11 @@ enum Standing {
 }
 
 type Inquiry = Pin<Box<dyn Future<Output = Standing> + Send>>;
+type Watching = Pin<Box<dyn Future<Output = Option<TunnelEvents>> + Send>>;
 
-async fn found_out(inquiry: &mut Option<Inquiry>) -> Standing {
-    match inquiry {
-        Some(inquiry) => inquiry.await,
+async fn done<T>(work: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> T {
+    match work {
+        Some(work) => work.await,
         None => std::future::pending().await,
     }
 }
@@ -406,6 +440,9 @@ const HEELS: Duration = Duration::from_millis(100);
 
 /// How long closing a tunnel may take when we go.
 const CLOSE: Duration = Duration::from_secs(5);
+
+/// News that broke off are asked for again within this.
+const WATCH_AGAIN: Duration = Duration::from_secs(5);
 
 /// How long we wait for the news that would explain why a tunnel is gone.
 const TOLD: Duration = Duration::from_secs(1);
