@@ -1,6 +1,7 @@
 //! Keeps one tunnel alive behind its listener: dial-ins waiting, the tunnel open, the address the same.
 
 use std::{
+    io,
     pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -56,7 +57,8 @@ pub(crate) struct Keeper {
 
 /// What became of a dial-in.
 struct DialIn {
-    was_connected: bool,
+    /// When it was, if it was.
+    connected: Option<Instant>,
     ended: Result<(), DialError>,
 }
 
@@ -218,8 +220,9 @@ impl Keeper {
         self.dial_ins.spawn(async move {
             let mut clients = match dialler.dial(&uri).await {
                 Ok(clients) => clients,
-                Err(error) => return DialIn { was_connected: false, ended: Err(error) },
+                Err(error) => return DialIn { connected: None, ended: Err(error) },
             };
+            let since = Instant::now();
             // Nobody listens when all is over.
             let _ = connected.send(()).await;
             let ended = loop {
@@ -233,7 +236,7 @@ impl Keeper {
                     Err(error) => break Err(error),
                 }
             };
-            DialIn { was_connected: true, ended }
+            DialIn { connected: Some(since), ended }
         });
     }
 
@@ -247,7 +250,7 @@ impl Keeper {
                 return None;
             }
         };
-        self.live = self.live.saturating_sub(usize::from(dial_in.was_connected));
+        self.live = self.live.saturating_sub(usize::from(dial_in.connected.is_some()));
         match (dial_in.ended, self.dialler.clients()) {
             (Ok(()), ClientsPerDialIn::One) => {
                 self.demand.client_came();
@@ -259,7 +262,9 @@ impl Keeper {
                 if self.live == 0 {
                     self.show(AgentState::Dialling);
                 }
-                None
+                // Whoever hangs up at once would be dialled for ever.
+                let is_short = dial_in.connected.is_some_and(|since| since.elapsed() < SHORT);
+                is_short.then(|| DialError::Refused(io::Error::other("it hung up at once")))
             }
             (Err(error), _) => {
                 tracing::debug!(%error, cause = ?std::error::Error::source(&error), "dial-in failed");
@@ -406,6 +411,9 @@ async fn closed(events: &mut Option<TunnelEvents>) -> Option<CloseReason> {
         }
     }
 }
+
+/// A session that is over within this is a failure, even if nothing else was wrong with it.
+const SHORT: Duration = Duration::from_secs(1);
 
 /// How many dial-ins should wait: a few while it is quiet, more with each client that comes hard on the heels of another.
 #[derive(Debug)]
