@@ -42,6 +42,8 @@ pub(super) struct Opening {
     client: ClientInfo,
     sessions: Arc<Sessions>,
     tried: Vec<u64>,
+    /// Streams whose agents have not taken it, until they are gone.
+    declined: Vec<Opened>,
     /// For finding another session.
     deadline: Instant,
 }
@@ -64,6 +66,7 @@ impl Opening {
             client,
             sessions,
             tried: Vec::new(),
+            declined: Vec::new(),
             deadline,
         }
     }
@@ -83,6 +86,7 @@ impl Opening {
 
     /// Ready once an agent has taken the client, or none will.
     fn poll_answered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let _ = self.poll_declined_gone(cx);
         loop {
             let next = match &mut self.stage {
                 Stage::Accepted(_) => return Poll::Ready(Ok(())),
@@ -91,25 +95,33 @@ impl Opening {
                     Some(opened) => Stage::Offered(opened),
                     None => Stage::Failed,
                 },
-                Stage::Offered((stream, _)) => match ready!(stream.poll_accepted(cx)) {
-                    Ok(()) => {
-                        let Stage::Offered(opened) = std::mem::replace(&mut self.stage, Stage::Failed) else {
-                            continue;
-                        };
-                        Stage::Accepted(opened)
+                Stage::Offered((stream, _)) => {
+                    let answer = ready!(stream.poll_accepted(cx));
+                    let Stage::Offered(opened) = std::mem::replace(&mut self.stage, Stage::Failed) else {
+                        continue;
+                    };
+                    match answer {
+                        Ok(()) => Stage::Accepted(opened),
+                        Err(why) => {
+                            self.tried.push(opened.1.session_key());
+                            self.declined.push(opened);
+                            let _ = self.poll_declined_gone(cx);
+                            if why == Declined::Refused { Stage::Failed } else { self.choose_another() }
+                        }
                     }
-                    Err(Declined::Refused) => Stage::Failed,
-                    Err(Declined::Untouched) => self.choose_another(),
-                },
+                }
             };
             self.stage = next;
         }
     }
 
+    /// Ready once all that have not taken it have forgotten it.
+    fn poll_declined_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.declined.retain_mut(|(stream, _)| stream.poll_gone(cx).is_pending());
+        if self.declined.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
     fn choose_another(&mut self) -> Stage {
-        if let Stage::Offered((_, place)) = &self.stage {
-            self.tried.push(place.session_key());
-        }
         (self.written, self.told) = (0, false);
         let (client, sessions, tried) = (self.client, self.sessions.clone(), self.tried.clone());
         let another = async move {
@@ -165,7 +177,9 @@ impl Opening {
 
     /// As [`SessionStream::poll_gone`].
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.stream().map_or(Poll::Ready(()), |stream| stream.poll_gone(cx))
+        let declined = self.poll_declined_gone(cx);
+        ready!(self.stream().map_or(Poll::Ready(()), |stream| stream.poll_gone(cx)));
+        declined
     }
 }
 
