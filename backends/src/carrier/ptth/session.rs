@@ -48,6 +48,7 @@ pub(super) async fn serve(io: Replay, entry: Entry, resets: u32, deadline: Insta
     let met = tokio::select! {
         biased;
         () = stop.cancelled() => return,
+        () = entry.replaced.cancelled() => return,
         met = timeout_at(deadline, Agent::meet(io, &entry)) => met,
     };
     let ended = match met {
