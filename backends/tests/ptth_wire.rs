@@ -42,26 +42,30 @@ impl Rig for Mux {
 /// An agent on nothing but the `h2` crate, come in.
 async fn come_in(tunnel: &OpenedTunnel) -> Connection<TcpStream, Bytes> {
     let uri = &tunnel.uri;
-    let mut socket = TcpStream::connect((uri.host().to_string(), uri.port())).await.unwrap();
-    let (id, ticket) = uri.credentials().unwrap();
+    let mut socket = TcpStream::connect((uri.host().to_string(), uri.port())).await.expect("a connection to the door");
+    let (id, ticket) = uri.credentials().expect("credentials");
     let credentials = BASE64_STANDARD.encode(format!("{id}:{ticket}"));
     let request = format!(
         "GET {} HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: ptth\r\nAuthorization: Basic {credentials}\r\n\r\n",
         uri.target()
     );
-    socket.write_all(request.as_bytes()).await.unwrap();
+    socket.write_all(request.as_bytes()).await.expect("a request that is sent");
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
-        head.push(socket.read_u8().await.unwrap());
+        head.push(socket.read_u8().await.expect("an answer"));
     }
     assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
-    h2::server::Builder::new().max_concurrent_streams(100).handshake(socket).await.unwrap()
+    h2::server::Builder::new().max_concurrent_streams(100).handshake(socket).await.expect("HTTP/2")
 }
 
 type Asked = (Request<h2::RecvStream>, SendResponse<Bytes>);
 
 async fn next(agent: &mut Connection<TcpStream, Bytes>) -> Asked {
-    timeout(Duration::from_secs(5), agent.accept()).await.expect("a client in time").unwrap().unwrap()
+    timeout(Duration::from_secs(5), agent.accept())
+        .await
+        .expect("a client in time")
+        .expect("a session")
+        .expect("a client")
 }
 
 fn status(status: StatusCode) -> Response<()> {
