@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
 };
 use tunnel_agent::{Agent, AgentState, Tunnel, TunnelListener};
 use tunnel_api::{Caller, Page, TunnelInfo, TunnelRef};
@@ -20,6 +20,36 @@ use tunnel_tests::{
     path::{Length, Path},
     server::{server, server_with},
 };
+
+/// Somebody else answers for the server, and then hangs up.
+#[tokio::test]
+async fn whoever_takes_sessions_and_hangs_up_is_not_dialled_without_a_pause() {
+    within(async {
+        let server = server().await;
+        let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let backend = Arc::new(Detour { backend: server.backend(), by: other.local_addr().unwrap() });
+        let _tunnel = Agent::embedded(backend).open(Tunnel::tcp().backend("mux")).await.unwrap();
+        let mut times = 0;
+        let _ = tokio::time::timeout(Duration::from_secs(2), async {
+            loop {
+                let (mut session, _) = other.accept().await.unwrap();
+                times += 1;
+                let _ = session.read(&mut [0; 4096]).await;
+                let _ = session.write_all(SWITCHING_AND_HTTP2).await;
+                let _ = session.shutdown().await;
+                let _ = session.read_to_end(&mut Vec::new()).await;
+            }
+        })
+        .await;
+        assert!((1..=40).contains(&times), "{times} sessions in 2 s");
+    })
+    .await;
+}
+
+/// The answer to the upgrade, HTTP/2's preface, and empty SETTINGS.
+const SWITCHING_AND_HTTP2: &[u8] =
+    b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: ptth\r\nALPN: h2\r\n\r\n\
+    PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
 
 /// Streams go to the session with the fewest.
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Keeps one tunnel alive behind its listener: dial-ins waiting, the tunnel open, the address the same.
 
 use std::{
+    io,
     pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -58,7 +59,8 @@ pub(crate) struct Keeper {
 
 /// What became of a dial-in.
 struct DialIn {
-    was_connected: bool,
+    /// When it was, if it was.
+    connected: Option<Instant>,
     ended: Result<(), DialError>,
 }
 
@@ -147,9 +149,13 @@ impl Keeper {
         }
         // While we find out how the tunnel stands after a failure, nothing is dialled; what is connected goes on.
         let mut inquiry: Option<Inquiry> = None;
+        let mut watching: Option<Watching> = None;
         loop {
             if inquiry.is_none() {
                 self.fill();
+            }
+            if events.is_none() && watching.is_none() {
+                watching = Some(self.watch_again());
             }
             tokio::select! {
                 biased;
@@ -168,7 +174,8 @@ impl Keeper {
                     Some(error) if inquiry.is_none() => inquiry = Some(self.inquire(&error)),
                     _ => {}
                 },
-                standing = found_out(&mut inquiry) => {
+                news = done(&mut watching) => (events, watching) = (news, None),
+                standing = done(&mut inquiry) => {
                     inquiry = match standing {
                         Standing::Open => None,
                         Standing::Unknown => Some(self.ask_again(Failure::Silent)),
@@ -178,7 +185,7 @@ impl Keeper {
                             }
                             match self.open_again().await {
                                 Ok(()) => {
-                                    // They were news of the tunnel there was.
+                                    // They were of the tunnel that is no more.
                                     events = None;
                                     None
                                 }
@@ -190,7 +197,7 @@ impl Keeper {
                         }
                     };
                     if inquiry.is_none() && events.is_none() {
-                        events = self.watch().await;
+                        (events, watching) = (self.watch().await, None);
                     }
                 }
             }
@@ -216,8 +223,9 @@ impl Keeper {
         self.dial_ins.spawn(async move {
             let mut clients = match dialler.dial(&uri).await {
                 Ok(clients) => clients,
-                Err(error) => return DialIn { was_connected: false, ended: Err(error) },
+                Err(error) => return DialIn { connected: None, ended: Err(error) },
             };
+            let since = Instant::now();
             // Nobody listens when all is over.
             let _ = connected.send(()).await;
             let ended = loop {
@@ -231,7 +239,7 @@ impl Keeper {
                     Err(error) => break Err(error),
                 }
             };
-            DialIn { was_connected: true, ended }
+            DialIn { connected: Some(since), ended }
         });
     }
 
@@ -245,7 +253,7 @@ impl Keeper {
                 return None;
             }
         };
-        self.live = self.live.saturating_sub(usize::from(dial_in.was_connected));
+        self.live = self.live.saturating_sub(usize::from(dial_in.connected.is_some()));
         match (dial_in.ended, self.dialler.clients()) {
             (Ok(()), ClientsPerDialIn::One) => {
                 self.demand.client_came();
@@ -254,7 +262,12 @@ impl Keeper {
             }
             (Ok(()), ClientsPerDialIn::Many) => {
                 tracing::debug!("session over; the next one takes its place");
-                None
+                if self.live == 0 {
+                    self.show(AgentState::Dialling);
+                }
+                // Whoever hangs up at once would be dialled for ever.
+                let is_short = dial_in.connected.is_some_and(|since| since.elapsed() < SHORT);
+                is_short.then(|| DialError::Refused(io::Error::other("it hung up at once")))
             }
             (Err(error), _) => {
                 tracing::debug!(%error, cause = ?std::error::Error::source(&error), "dial-in failed");
@@ -334,8 +347,26 @@ impl Keeper {
 
     /// News of our tunnel, where the backend has any.
     async fn watch(&self) -> Option<TunnelEvents> {
-        let filter = WatchFilter { id: Some(self.opened.id.clone()), name: None };
-        timeout(CLOSE, self.backend.watch_tunnels(&Caller::embedded(), &filter)).await.ok()?.ok()
+        timeout(CLOSE, self.backend.watch_tunnels(&Caller::embedded(), &self.our_news())).await.ok()?.ok()
+    }
+
+    /// The same after a while, where the news broke off: the connection that carries clients may well outlive the one that
+    /// carries news.
+    fn watch_again(&self) -> Watching {
+        let (backend, news, wait) = (self.backend.clone(), self.our_news(), WATCH_AGAIN.mul_f64(rand::random()));
+        Box::pin(async move {
+            sleep(wait).await;
+            match timeout(CLOSE, backend.watch_tunnels(&Caller::embedded(), &news)).await {
+                Ok(Ok(events)) => Some(events),
+                // It never has any.
+                Ok(Err(TunnelError::Unsupported { .. })) => std::future::pending().await,
+                _ => None,
+            }
+        })
+    }
+
+    fn our_news(&self) -> WatchFilter {
+        WatchFilter { id: Some(self.opened.id.clone()), name: None }
     }
 }
 
@@ -347,10 +378,11 @@ enum Standing {
 }
 
 type Inquiry = Pin<Box<dyn Future<Output = Standing> + Send>>;
+type Watching = Pin<Box<dyn Future<Output = Option<TunnelEvents>> + Send>>;
 
-async fn found_out(inquiry: &mut Option<Inquiry>) -> Standing {
-    match inquiry {
-        Some(inquiry) => inquiry.await,
+async fn done<T>(work: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> T {
+    match work {
+        Some(work) => work.await,
         None => std::future::pending().await,
     }
 }
@@ -391,6 +423,9 @@ async fn closed(events: &mut Option<TunnelEvents>) -> Option<CloseReason> {
     }
 }
 
+/// A session that is over within this is a failure, even if nothing else was wrong with it.
+const SHORT: Duration = Duration::from_secs(1);
+
 /// How many dial-ins should wait: a few while it is quiet, more with each client that comes hard on the heels of another.
 #[derive(Debug)]
 struct Demand {
@@ -424,6 +459,9 @@ const HEELS: Duration = Duration::from_millis(100);
 
 /// How long closing a tunnel may take when we go.
 const CLOSE: Duration = Duration::from_secs(5);
+
+/// News that broke off are asked for again within this.
+const WATCH_AGAIN: Duration = Duration::from_secs(5);
 
 /// How long we wait for the news that would explain why a tunnel is gone.
 const TOLD: Duration = Duration::from_secs(1);

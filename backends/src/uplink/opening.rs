@@ -42,9 +42,8 @@ pub(super) struct Opening {
     client: ClientInfo,
     sessions: Arc<Sessions>,
     tried: Vec<u64>,
-    /// Streams of sessions that have not taken the client. Each keeps its place until it is gone, which may take its turn:
-    /// agents that refuse many clients would otherwise be sent more resets than they bear.
-    left: Vec<Opened>,
+    /// Streams whose agents have not taken it, until they are gone.
+    declined: Vec<Opened>,
     /// For finding another session.
     deadline: Instant,
 }
@@ -67,7 +66,7 @@ impl Opening {
             client,
             sessions,
             tried: Vec::new(),
-            left: Vec::new(),
+            declined: Vec::new(),
             deadline,
         }
     }
@@ -77,7 +76,7 @@ impl Opening {
         // Whoever has to wait for the answer asks again.
         let _ = self.poll_answered(&mut Context::from_waker(noop_waker_ref()));
         match std::mem::replace(&mut self.stage, Stage::Failed) {
-            Stage::Accepted(opened) if self.left.is_empty() => Some(opened),
+            Stage::Accepted(opened) if self.declined.is_empty() => Some(opened),
             stage => {
                 self.stage = stage;
                 None
@@ -87,7 +86,7 @@ impl Opening {
 
     /// Ready once an agent has taken the client, or none will.
     fn poll_answered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let _ = self.poll_left(cx);
+        let _ = self.poll_declined_gone(cx);
         loop {
             let next = match &mut self.stage {
                 Stage::Accepted(_) => return Poll::Ready(Ok(())),
@@ -96,36 +95,30 @@ impl Opening {
                     Some(opened) => Stage::Offered(opened),
                     None => Stage::Failed,
                 },
-                Stage::Offered((stream, _)) => match ready!(stream.poll_accepted(cx)) {
-                    Ok(()) => {
-                        let Stage::Offered(opened) = std::mem::replace(&mut self.stage, Stage::Failed) else {
-                            continue;
-                        };
-                        Stage::Accepted(opened)
+                Stage::Offered((stream, _)) => {
+                    let answer = ready!(stream.poll_accepted(cx));
+                    let Stage::Offered(opened) = std::mem::replace(&mut self.stage, Stage::Failed) else {
+                        continue;
+                    };
+                    match answer {
+                        Ok(()) => Stage::Accepted(opened),
+                        Err(why) => {
+                            self.tried.push(opened.1.session_key());
+                            self.declined.push(opened);
+                            let _ = self.poll_declined_gone(cx);
+                            if why == Declined::Refused { Stage::Failed } else { self.choose_another() }
+                        }
                     }
-                    Err(declined) => {
-                        self.leave(cx);
-                        if declined == Declined::Refused { Stage::Failed } else { self.choose_another() }
-                    }
-                },
+                }
             };
             self.stage = next;
         }
     }
 
-    /// The present stream is of no use any more.
-    fn leave(&mut self, cx: &mut Context<'_>) {
-        if let Stage::Offered(opened) = std::mem::replace(&mut self.stage, Stage::Failed) {
-            self.tried.push(opened.1.session_key());
-            self.left.push(opened);
-        }
-        let _ = self.poll_left(cx);
-    }
-
-    /// Ready once all that were left are gone.
-    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.left.retain_mut(|(stream, _)| stream.poll_gone(cx).is_pending());
-        if self.left.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    /// Ready once all that have not taken it have forgotten it.
+    fn poll_declined_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.declined.retain_mut(|(stream, _)| stream.poll_gone(cx).is_pending());
+        if self.declined.is_empty() { Poll::Ready(()) } else { Poll::Pending }
     }
 
     fn choose_another(&mut self) -> Stage {
@@ -148,7 +141,12 @@ impl Opening {
         loop {
             let is_accepted = matches!(self.stage, Stage::Accepted(_));
             let (Stage::Offered((stream, _)) | Stage::Accepted((stream, _))) = &mut self.stage else {
-                return self.poll_answered(cx).map_ok(|()| ());
+                let answer = self.poll_answered(cx)?;
+                if self.stream().is_some() {
+                    // Another one, which knows nothing yet.
+                    continue;
+                }
+                return answer.map(Ok);
             };
             let stream = Pin::new(&mut **stream);
             let step = if self.written < self.said.len() {
@@ -179,9 +177,9 @@ impl Opening {
 
     /// As [`SessionStream::poll_gone`].
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let present = self.stream().map_or(Poll::Ready(()), |stream| stream.poll_gone(cx));
-        ready!(self.poll_left(cx));
-        present
+        let declined = self.poll_declined_gone(cx);
+        ready!(self.stream().map_or(Poll::Ready(()), |stream| stream.poll_gone(cx)));
+        declined
     }
 }
 
@@ -262,3 +260,123 @@ impl Duplex for Opening {
 
 /// What a client may say before an agent has taken it.
 const EARLY: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{Mutex, MutexGuard, PoisonError},
+        time::Duration,
+    };
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::{
+        events::{Events, Identity},
+        presence::Lifetime,
+        session::{Session, SessionGone, SessionStream},
+    };
+
+    /// An agent with room for one client, and that client's stream.
+    #[derive(Clone, Default)]
+    struct Agent(Arc<Mutex<Seen>>);
+
+    #[derive(Default)]
+    struct Seen {
+        heard: Vec<u8>,
+        heard_all: bool,
+        leaves_it: bool,
+    }
+
+    impl Agent {
+        fn lock(&self) -> MutexGuard<'_, Seen> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+
+    #[async_trait]
+    impl Session for Agent {
+        async fn open(&self, _: &ClientInfo) -> Result<BoxStream, SessionGone> {
+            Ok(Box::new(self.clone()))
+        }
+
+        fn room(&self) -> usize {
+            1
+        }
+    }
+
+    impl SessionStream for Agent {
+        fn poll_accepted(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Declined>> {
+            if self.lock().leaves_it { Poll::Ready(Err(Declined::Untouched)) } else { Poll::Pending }
+        }
+
+        fn poll_gone(&mut self, _: &mut Context<'_>) -> Poll<()> {
+            Poll::Ready(())
+        }
+    }
+
+    impl AsyncRead for Agent {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Agent {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            self.lock().heard.extend_from_slice(bytes);
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.lock().heard_all = true;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl Duplex for Agent {
+        fn poll_readable(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll_sent(&mut self, _: &mut Context<'_>) -> Poll<()> {
+            Poll::Ready(())
+        }
+
+        fn abort_on_drop(&mut self) {}
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_comes_while_a_client_ends_hears_it_all_at_once() {
+        let about = Identity {
+            id: "t-1".parse().unwrap(),
+            owner: tunnel_api::Owner::new("local"),
+            name: None,
+            backend: "test".into(),
+        };
+        let lifetime = Lifetime { dial_within: Duration::from_secs(60), grace: None };
+        let sessions = Sessions::new(lifetime, Events::new().of(Arc::new(about)));
+        let addr = "127.0.0.1:1".parse().unwrap();
+        let client = ClientInfo { client_addr: addr, public_addr: addr };
+        let (first, other) = (Agent::default(), Agent::default());
+        let _first = sessions.join(Arc::new(first.clone()), addr, None);
+        let place = sessions.take().await;
+        let opened = (place.open(&client).await.unwrap(), place);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut opening = Opening::new(opened, client, sessions.clone(), deadline);
+        // Given a client that has been left to another agent, of which there is none yet.
+        let cx = &mut Context::from_waker(noop_waker_ref());
+        assert!(Pin::new(&mut opening).poll_write(cx, b"hello").is_ready());
+        first.lock().leaves_it = true;
+        assert!(opening.poll_readable(cx).is_pending());
+        // When that one comes, and then the client ends.
+        let _other = sessions.join(Arc::new(other.clone()), addr, None);
+        let _ = Pin::new(&mut opening).poll_shutdown(cx);
+        // Then it hears everything at once, and not only when it has answered.
+        let other = other.lock();
+        assert_eq!((&*other.heard, other.heard_all), (&b"hello"[..], true));
+    }
+}

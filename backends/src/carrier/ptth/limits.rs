@@ -30,16 +30,21 @@ const LONGEST_HEAD: u32 = 16 * 1024;
 /// Frames of a stream that was reset here may still be on their way: they are let pass for so long, for so many streams at
 /// once. What comes later is answered with a reset, which HTTP/2 libraries bound for good reason; so many in a session's life.
 const RESET_REMEMBERED: Duration = Duration::from_secs(30);
-const RESETS_REMEMBERED: usize = 16 * 1024;
+const RESETS_REMEMBERED: usize = 64 * 1024;
 const RESETS_OF_THE_FORGOTTEN: usize = 16 * 1024;
 
 /// Streams that the server has opened and reset before our agent has looked at them.
 #[cfg(feature = "dial")]
 const RESETS_UNSEEN: usize = 2 * MOST_STREAMS as usize;
 
-/// How many resets a second our agent bears, as it tells the server.
-#[cfg(feature = "dial")]
+/// How many resets a second our agent bears, as it tells the server. Nobody gets more, whatever they bear: what is reset has
+/// to be remembered.
 pub(super) const RESETS_A_SECOND: u32 = 2000;
+const _: () =
+    assert!(RESETS_A_SECOND as u64 * RESET_REMEMBERED.as_secs() + RESETS_SAVED as u64 <= RESETS_REMEMBERED as u64);
+
+/// Turns of resets that are saved up while nothing is reset.
+pub(super) const RESETS_SAVED: u32 = 500;
 
 /// What small DATA frames may cost that nobody has read: the `h2` crate counts up to 255 bytes each, which is about what
 /// they take. So many of one byte each are held at once: 256 Ki.

@@ -7,6 +7,8 @@ use std::{
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::limits::{self, RESETS_SAVED};
+
 /// How often streams of a session may be reset. HTTP/2 libraries end connections whose peer resets streams too often ("rapid
 /// reset"): Node's after 1,000 in a row and then 33 a second. Clients must not be able to do that to an agent, so resets take
 /// turns, and one that waits keeps its stream's place.
@@ -22,9 +24,9 @@ pub(super) struct Resets {
 pub(super) struct Turn(Option<Pin<Box<Sleep>>>);
 
 impl Resets {
-    /// So many a second.
+    /// So many a second, as far as we can remember them.
     pub(super) fn new(a_second: u32) -> Self {
-        let interval = Duration::from_secs(1) / a_second.max(1);
+        let interval = Duration::from_secs(1) / a_second.clamp(1, limits::RESETS_A_SECOND);
         Self { interval, next: Mutex::new(long_ago(interval)) }
     }
 
@@ -43,11 +45,8 @@ impl Resets {
 /// From when on turns may have been saved up. (A clock that has just begun has no long ago.)
 fn long_ago(interval: Duration) -> Instant {
     let now = Instant::now();
-    now.checked_sub(interval * SAVED).unwrap_or(now)
+    now.checked_sub(interval * RESETS_SAVED).unwrap_or(now)
 }
-
-/// Turns that are saved up while nothing is reset.
-const SAVED: u32 = 500;
 
 /// For agents that do not say how many they bear.
 pub(super) const RESETS_A_SECOND: u32 = 25;
@@ -72,6 +71,16 @@ mod tests {
         }
         assert!(start.elapsed() < Duration::from_millis(50), "{:?}", start.elapsed());
         for _ in 0..50 {
+            take(&resets).await;
+        }
+        assert!((1900..2100).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_reset_faster_than_can_be_remembered() {
+        let resets = Resets::new(1_000_000);
+        let start = Instant::now();
+        for _ in 0..RESETS_SAVED + 4000 {
             take(&resets).await;
         }
         assert!((1900..2100).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());

@@ -48,6 +48,7 @@ pub(super) async fn serve(io: Replay, entry: Entry, resets: u32, deadline: Insta
     let met = tokio::select! {
         biased;
         () = stop.cancelled() => return,
+        () = entry.replaced.cancelled() => return,
         met = timeout_at(deadline, Agent::meet(io, &entry)) => met,
     };
     let ended = match met {
@@ -254,7 +255,7 @@ impl SessionStream for CallerStream {
         let answer = ready!(Pin::new(answer).poll(cx));
         self.answer = None;
         Poll::Ready(match answer {
-            Ok(answer) => self.hear(answer),
+            Ok(answer) => self.hear(cx, answer),
             Err(error) if is_untouched(&error) => Err(Declined::Untouched),
             Err(_) => Err(Declined::Refused),
         })
@@ -271,14 +272,13 @@ impl SessionStream for CallerStream {
 }
 
 impl CallerStream {
-    fn hear(&mut self, answer: Response<RecvStream>) -> Result<(), Declined> {
+    fn hear(&mut self, cx: &mut Context<'_>, answer: Response<RecvStream>) -> Result<(), Declined> {
         let status = answer.status();
-        let body = answer.into_body();
+        self.inner.begin_to_read(answer.into_body());
         if status.is_success() {
-            self.inner.begin_to_read(body);
             return Ok(());
         }
-        if body.is_end_stream() {
+        if self.inner.has_finished(cx) {
             // Nothing has to be aborted, so no reset is spent.
             self.inner.end_unheard();
         } else {

@@ -68,10 +68,15 @@ impl H2Stream {
         self.recv = Some(recv);
     }
 
-    /// The peer has said all it will, which is nothing: ends our direction too.
+    /// Whether the peer has said all it will, as far as that has come.
+    #[cfg(feature = "serve")]
+    pub(super) fn has_finished(&mut self, cx: &mut Context<'_>) -> bool {
+        self.learn_end(cx) == End::Finished
+    }
+
+    /// The peer has finished, and nobody wants to hear what it said: ends our direction too.
     #[cfg(feature = "serve")]
     pub(super) fn end_unheard(&mut self) {
-        self.end = End::Finished;
         if !std::mem::replace(&mut self.told_end, true) {
             // Fails on a stream that is dead already.
             let _ = self.send.send_data(self.outbox.chunk(Bytes::new()), true);
