@@ -221,7 +221,7 @@ async fn a_tunnel_that_expired_and_was_opened_again_stays_closed_when_somebody_c
         let first = tunnel.id().clone();
         until_sessions(&server, 1).await;
         path.cut();
-        until(&server, |tunnels| tunnels.is_empty()).await;
+        until(&server, <[TunnelInfo]>::is_empty).await;
         path.mend();
         let again = until(&server, |tunnels| tunnels.iter().any(|tunnel| tunnel.sessions > 0)).await;
         assert_ne!(again[0].id, first);

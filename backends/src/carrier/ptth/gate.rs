@@ -115,6 +115,12 @@ impl Gate {
         self.lock().get(&id).filter(|admitted| !admitted.stop.is_cancelled()).cloned()
     }
 
+    /// How many have ever come in, of the tunnels that are open.
+    #[cfg(test)]
+    pub(super) fn came_in(&self) -> u64 {
+        self.lock().values().map(|admitted| admitted.lock().next).sum()
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<TunnelId, Arc<Admitted>>> {
         // Nothing panics while it is held.
         self.admitted.lock().unwrap_or_else(PoisonError::into_inner)
