@@ -13,11 +13,12 @@
 //! the client, 503 leaves it to another agent, anything else refuses it. END_STREAM is the end of a direction and RST_STREAM
 //! aborts both.
 //!
-//! Both ends share `stream` (the bytes of one client), `pulse` and `window` (is the peer there, and how much fills the path)
+//! Both ends share `stream` and `inbox` (the bytes of one client), `pulse` and `window` (is the peer there, and how much fills the path)
 //! and `limits` (HTTP/2's settings, and why). The server's: `upgrade` (the HTTP/1.1 side), `gate` (who may come in), `session`
 //! (one agent's connection), `resets`. The agent's: `dial`.
 
 mod forwarded;
+mod inbox;
 mod limits;
 mod pulse;
 mod stream;

@@ -13,6 +13,7 @@ mod rig;
 
 mod answers;
 mod crowds;
+mod dribble;
 mod ends;
 mod goodbyes;
 mod malformed;

@@ -37,6 +37,7 @@ use tunnel_api::TunnelUri;
 use super::{
     H2, PTTH, Patience,
     forwarded::addresses,
+    inbox::{SharedInbox, Streams},
     limits::{self, LAST_STREAM, RESETS_A_SECOND},
     pulse::{Pulse, SetWindow},
     stream::{Chunk, H2Stream},
@@ -66,7 +67,7 @@ impl Dialler for PtthDialler {
         // One limit for all that the server says before it speaks HTTP/2.
         let silent = || io::Error::new(io::ErrorKind::TimedOut, "no answer to the request");
         let io = timeout(ANSWER, upgrade(socket, uri, &name)).await.map_err(|_| DialError::Silent(silent()))??;
-        let wire = Wire::new(io);
+        let wire = Wire::to_caller(io);
         let heard = wire.heard();
         let handshake = timeout(ANSWER, limits::answerer().handshake::<_, Chunk>(wire)).await;
         let mut connection = handshake.map_err(|_| DialError::Silent(silent()))?.map_err(|error| lost(&error))?;
@@ -200,8 +201,7 @@ struct Driver {
     connection: Connection<Wire, Chunk>,
     pulse: Pulse,
     name: SessionName,
-    /// Held once more by each stream.
-    streams: Arc<()>,
+    streams: Arc<Streams>,
     /// Gone when no more clients are wanted; before that `ended` has been told.
     offers: Option<mpsc::Sender<Offer>>,
     ended: Option<oneshot::Sender<Result<(), DialError>>>,
@@ -254,8 +254,7 @@ impl Driver {
                 None => return Poll::Ready(Ok(())),
             }
         }
-        let streams = Arc::strong_count(&self.streams) - 1;
-        self.pulse.poll(cx, &mut self.connection, streams).map(|_silent| {
+        self.pulse.poll(cx, &mut self.connection, &self.streams).map(|_silent| {
             Err(DialError::Silent(io::Error::new(io::ErrorKind::TimedOut, "the server has fallen silent")))
         })
     }
@@ -269,7 +268,8 @@ impl Driver {
         let Some((client_addr, public_addr)) = addrs.filter(|_| request.method() == Method::CONNECT) else {
             return answer_without_body(&mut respond, StatusCode::BAD_REQUEST);
         };
-        let client = Client { respond, body: request.into_body(), counted: self.streams.clone() };
+        let inbox = self.streams.inbox(Some(request.into_body()));
+        let client = Client { respond, inbox, streams: self.streams.clone() };
         let offer = Offer::new(client_addr, public_addr, client);
         if let Some(offers) = &self.offers {
             // Where it is full, or nobody takes clients any more, the offer is dropped, which leaves it to another agent.
@@ -281,15 +281,15 @@ impl Driver {
 /// A client that waits for our answer.
 struct Client {
     respond: SendResponse<Chunk>,
-    body: RecvStream,
-    counted: Arc<()>,
+    inbox: SharedInbox,
+    streams: Arc<Streams>,
 }
 
 impl Answer for Client {
     fn accept(mut self: Box<Self>) -> io::Result<BoxDuplex> {
         let accepted = self.respond.send_response(Response::new(()), false);
         let send = accepted.map_err(|error| io::Error::new(io::ErrorKind::ConnectionReset, error))?;
-        Ok(Box::new(H2Stream::new(send, Some(self.body), self.counted)))
+        Ok(Box::new(H2Stream::new(send, self.inbox, self.streams)))
     }
 
     fn decline(mut self: Box<Self>, why: Declined) {

@@ -46,9 +46,9 @@ const _: () =
 /// Turns of resets that are saved up while nothing is reset.
 pub(super) const RESETS_SAVED: u32 = 500;
 
-/// What small DATA frames may cost that nobody has read: the `h2` crate counts up to 255 bytes each, which is about what
-/// they take. So many of one byte each are held at once: 256 Ki.
-const SMALL_FRAMES: usize = 64 * 1024 * 1024;
+/// The `h2` crate ends a session when too many small DATA frames are unread, which any client can bring about whose service
+/// does not read, and counts those of forgotten streams for ever. We pack them instead (`inbox.rs`).
+const SMALL_FRAMES: usize = usize::MAX;
 
 /// The side that opens streams: the server.
 #[cfg(feature = "serve")]

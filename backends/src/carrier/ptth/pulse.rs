@@ -4,7 +4,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -13,7 +13,7 @@ use std::{
 use h2::{Ping, PingPong};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::window::Window;
+use super::{inbox::Streams, window::Window, wire::Heard};
 
 /// A session's end of a connection, as far as windows are concerned.
 pub(super) trait SetWindow {
@@ -40,13 +40,15 @@ impl Default for Patience {
 pub(super) struct Pulse {
     pings: PingPong,
     patience: Patience,
-    heard: Arc<AtomicU64>,
+    heard: Arc<Heard>,
     /// As it stood when anything was last heard, and when that was.
     last: (u64, Instant),
     /// A question that has not been answered.
     asked: Option<Asked>,
     /// What had been heard at the last answer.
     looked: u64,
+    /// Small frames that had been heard when they were last packed.
+    packed: u64,
     has_answered: bool,
     window: Window,
     /// How many streams there were when we last looked.
@@ -78,15 +80,16 @@ enum Why {
 pub(super) struct Silent;
 
 impl Pulse {
-    pub(super) fn new(pings: PingPong, heard: Arc<AtomicU64>, patience: Patience) -> Self {
+    pub(super) fn new(pings: PingPong, heard: Arc<Heard>, patience: Patience) -> Self {
         let now = Instant::now();
         Self {
             pings,
             patience,
-            last: (heard.load(Ordering::Relaxed), now),
+            last: (heard.bytes(), now),
             heard,
             asked: None,
             looked: 0,
+            packed: 0,
             has_answered: false,
             window: Window::new(),
             streams: 0,
@@ -112,9 +115,12 @@ impl Pulse {
         &mut self,
         cx: &mut Context<'_>,
         connection: &mut impl SetWindow,
-        streams: usize,
+        all: &Arc<Streams>,
     ) -> Poll<Silent> {
-        let heard = self.heard.load(Ordering::Relaxed);
+        // Each stream holds it once.
+        let streams = Arc::strong_count(all) - 1;
+        self.pack(all);
+        let heard = self.heard.bytes();
         let is_news = heard != self.last.0;
         if is_news {
             self.last = (heard, Instant::now());
@@ -137,6 +143,15 @@ impl Pulse {
         let overdue = self.asked.is_some_and(|asked| asked.heard == heard && asked.at.elapsed() >= OVERDUE);
         self.is_doubtful.store(overdue, Ordering::Relaxed);
         silent
+    }
+
+    /// Small frames that nobody reads must not pile up.
+    fn pack(&mut self, streams: &Streams) {
+        let small = self.heard.small_frames();
+        if small - self.packed >= SMALL_FRAMES {
+            streams.pack();
+            self.packed = small;
+        }
     }
 
     fn poll_answer(&mut self, cx: &mut Context<'_>, heard: u64) {
@@ -193,3 +208,6 @@ const QUIET: Duration = Duration::from_secs(1);
 
 /// An answer that takes longer is not to be counted on.
 const OVERDUE: Duration = Duration::from_secs(2);
+
+/// So many may be unread in a session, and what comes within one poll; each takes some 110 bytes.
+const SMALL_FRAMES: u64 = 32 * 1024;

@@ -26,6 +26,7 @@ use tunnel_api::AgentLoss;
 use super::{
     forwarded::forwarded,
     gate::Entry,
+    inbox::Streams,
     limits::{self, LAST_STREAM, MOST_STREAMS},
     pulse::{Pulse, SetWindow},
     resets::{Resets, Turn},
@@ -88,8 +89,7 @@ impl Ended {
 struct Agent {
     connection: Connection<Wire, Chunk>,
     pulse: Pulse,
-    /// Held once more by each stream.
-    streams: Arc<()>,
+    streams: Arc<Streams>,
 }
 
 impl SetWindow for Connection<Wire, Chunk> {
@@ -100,7 +100,7 @@ impl SetWindow for Connection<Wire, Chunk> {
 
 impl Agent {
     async fn meet(io: Replay, entry: &Entry) -> Result<(Self, SendRequest<Chunk>), h2::Error> {
-        let wire = Wire::new(io);
+        let wire = Wire::to_answerer(io);
         let heard = wire.heard();
         let (sender, mut connection) = limits::caller().handshake(wire).await?;
         // They are there until they are taken.
@@ -164,8 +164,7 @@ impl Agent {
         if let Poll::Ready(ended) = Pin::new(&mut self.connection).poll(cx) {
             return Poll::Ready(ended.map_or_else(Ended::Broken, |()| Ended::Done));
         }
-        let streams = Arc::strong_count(&self.streams) - 1;
-        self.pulse.poll(cx, &mut self.connection, streams).map(|_silent| Ended::Silent)
+        self.pulse.poll(cx, &mut self.connection, &self.streams).map(|_silent| Ended::Silent)
     }
 }
 
@@ -204,7 +203,7 @@ struct PtthSession {
     authority: Uri,
     room: usize,
     resets: Arc<Resets>,
-    streams: Weak<()>,
+    streams: Weak<Streams>,
     is_doubtful: Arc<AtomicBool>,
     is_worn_out: AtomicBool,
 }
@@ -212,7 +211,7 @@ struct PtthSession {
 #[async_trait]
 impl Session for PtthSession {
     async fn open(&self, client: &ClientInfo) -> Result<BoxStream, SessionGone> {
-        let counted = self.streams.upgrade().ok_or(SessionGone)?;
+        let streams = self.streams.upgrade().ok_or(SessionGone)?;
         let mut request = Request::new(());
         *request.method_mut() = Method::CONNECT;
         *request.uri_mut() = self.authority.clone();
@@ -224,7 +223,7 @@ impl Session for PtthSession {
             self.is_worn_out.store(true, Ordering::Relaxed);
         }
         Ok(Box::new(CallerStream {
-            inner: H2Stream::new(send, None, counted),
+            inner: H2Stream::new(send, streams.inbox(None), streams),
             answer: Some(answer),
             resets: self.resets.clone(),
             turn: Turn::default(),

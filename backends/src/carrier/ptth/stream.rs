@@ -2,7 +2,6 @@
 //! directly because hyper does not show the difference.
 
 use std::{
-    collections::VecDeque,
     io::{self, ErrorKind},
     pin::Pin,
     sync::{
@@ -15,12 +14,15 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use futures_util::task::AtomicWaker;
-use h2::{Reason, RecvStream, SendStream};
+#[cfg(feature = "serve")]
+use h2::RecvStream;
+use h2::{Reason, SendStream};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     task::coop,
 };
 
+use super::inbox::{End, SharedInbox, Streams};
 use crate::relay::Duplex;
 
 /// A stream, at either end.
@@ -28,50 +30,29 @@ use crate::relay::Duplex;
 /// Dropping it unfinished finishes it, as closing a socket does; unless it is to be aborted, or dropped by a panic.
 pub(super) struct H2Stream {
     send: SendStream<Chunk>,
-    recv: Option<RecvStream>,
-    /// Read from the connection and not yet by anybody.
-    ahead: VecDeque<Bytes>,
-    /// What comes after that.
-    end: End,
+    inbox: SharedInbox,
     outbox: Arc<Outbox>,
     told_end: bool,
     is_aborting: bool,
-    /// One of the session's.
-    _counted: Arc<()>,
-}
-
-/// How what the peer says ends, as far as that has been read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    NotYet,
-    Finished,
-    Aborted,
+    /// The session's, of which it is one.
+    _streams: Arc<Streams>,
 }
 
 impl H2Stream {
-    /// `recv` may come later; until then nothing can be read.
-    pub(super) fn new(send: SendStream<Chunk>, recv: Option<RecvStream>, counted: Arc<()>) -> Self {
-        Self {
-            send,
-            recv,
-            ahead: VecDeque::new(),
-            end: End::NotYet,
-            outbox: Arc::default(),
-            told_end: false,
-            is_aborting: false,
-            _counted: counted,
-        }
+    /// As long as nothing is received by the inbox, nothing can be read.
+    pub(super) fn new(send: SendStream<Chunk>, inbox: SharedInbox, streams: Arc<Streams>) -> Self {
+        Self { send, inbox, outbox: Arc::default(), told_end: false, is_aborting: false, _streams: streams }
     }
 
     #[cfg(feature = "serve")]
     pub(super) fn begin_to_read(&mut self, recv: RecvStream) {
-        self.recv = Some(recv);
+        self.inbox.lock().begin(recv);
     }
 
     /// Whether the peer has said all it will, as far as that has come.
     #[cfg(feature = "serve")]
     pub(super) fn has_finished(&mut self, cx: &mut Context<'_>) -> bool {
-        self.learn_end(cx) == End::Finished
+        self.inbox.lock().learn_end(cx) == End::Finished
     }
 
     /// The peer has finished, and nobody wants to hear what it said: ends our direction too.
@@ -86,7 +67,7 @@ impl H2Stream {
     /// Both directions have ended by themselves: nothing more will be said about this stream.
     #[cfg(feature = "serve")]
     pub(super) fn is_over(&self) -> bool {
-        self.told_end && self.end == End::Finished && !self.is_aborting
+        self.told_end && !self.is_aborting && self.inbox.lock().end() == End::Finished
     }
 
     /// Ready when the peer has reset the stream, or the connection is gone.
@@ -98,48 +79,12 @@ impl H2Stream {
     #[cfg(feature = "serve")]
     pub(super) fn reset(&mut self) {
         self.send.send_reset(Reason::CANCEL);
-        (self.told_end, self.end) = (true, End::Aborted);
-    }
-
-    fn poll_next_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, End>> {
-        let Some(recv) = &mut self.recv else { return Poll::Pending };
-        let end = match ready!(recv.poll_data(cx)) {
-            Some(Ok(chunk)) => return Poll::Ready(Ok(chunk)),
-            Some(Err(_)) => End::Aborted,
-            None => End::Finished,
-        };
-        self.end = end;
-        Poll::Ready(Err(end))
-    }
-
-    /// Has something to give: bytes, an end or an error.
-    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.ahead.is_empty() && self.end == End::NotYet {
-            if let Ok(chunk) = ready!(self.poll_next_chunk(cx))
-                && !chunk.is_empty()
-            {
-                self.ahead.push_back(chunk);
-            }
-        }
-        Poll::Ready(())
-    }
-
-    /// How the stream ended, once it is known to be dead: reads to its end what has arrived, which takes no room that it did
-    /// not take before. A peer that had finished and then wants no more has not aborted.
-    fn learn_end(&mut self, cx: &mut Context<'_>) -> End {
-        while self.end == End::NotYet {
-            match self.poll_next_chunk(cx) {
-                Poll::Ready(Ok(chunk)) => self.ahead.push_back(chunk),
-                Poll::Ready(Err(_)) => {}
-                // It was never answered.
-                Poll::Pending => return End::Aborted,
-            }
-        }
-        self.end
+        self.told_end = true;
+        self.inbox.lock().abort();
     }
 
     fn write_error(&mut self, cx: &mut Context<'_>) -> io::Error {
-        match self.learn_end(cx) {
+        match self.inbox.lock().learn_end(cx) {
             End::Finished => ErrorKind::BrokenPipe.into(),
             _ => ErrorKind::ConnectionReset.into(),
         }
@@ -147,27 +92,12 @@ impl H2Stream {
 }
 
 impl AsyncRead for H2Stream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let coop = ready!(coop::poll_proceed(cx));
-        ready!(self.poll_ahead(cx));
+        let mut inbox = self.inbox.lock();
+        ready!(inbox.poll_ahead(cx));
         coop.made_progress();
-        let mut read = 0;
-        while buf.remaining() > 0
-            && let Some(chunk) = self.ahead.front_mut()
-        {
-            let some = chunk.len().min(buf.remaining());
-            buf.put_slice(&chunk[..some]);
-            chunk.advance(some);
-            read += some;
-            if chunk.is_empty() {
-                self.ahead.pop_front();
-            }
-        }
-        if let Some(recv) = &mut self.recv {
-            // Fails only where more is released than was received.
-            let _ = recv.flow_control().release_capacity(read);
-        }
-        if read == 0 && self.end == End::Aborted {
+        if inbox.give(buf) == 0 && inbox.end() == End::Aborted {
             return Poll::Ready(Err(ErrorKind::ConnectionReset.into()));
         }
         Poll::Ready(Ok(()))
@@ -214,7 +144,7 @@ impl AsyncWrite for H2Stream {
 
 impl Duplex for H2Stream {
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_ahead(cx).map(Ok)
+        self.inbox.lock().poll_ahead(cx).map(Ok)
     }
 
     fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -227,7 +157,7 @@ impl Duplex for H2Stream {
     }
 
     fn has_aborted(&mut self, cx: &mut Context<'_>) -> bool {
-        self.poll_reset(cx).is_ready() && self.learn_end(cx) == End::Aborted
+        self.poll_reset(cx).is_ready() && self.inbox.lock().learn_end(cx) == End::Aborted
     }
 
     fn abort_on_drop(&mut self) {

@@ -16,17 +16,90 @@ use crate::{replay::Replay, sockets};
 #[derive(Debug)]
 pub(super) struct Wire {
     io: Replay,
-    heard: Arc<AtomicU64>,
+    heard: Arc<Heard>,
+    frames: Frames,
 }
 
-impl Wire {
-    pub(super) fn new(io: Replay) -> Self {
-        sockets::keep_little_unsent(io.socket());
-        Self { io, heard: Arc::default() }
+/// What has been heard on a connection. It only grows.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    bytes: AtomicU64,
+    small_frames: AtomicU64,
+}
+
+impl Heard {
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 
-    /// How many bytes have been heard, as it grows.
-    pub(super) fn heard(&self) -> Arc<AtomicU64> {
+    /// DATA frames that take more than they carry.
+    pub(super) fn small_frames(&self) -> u64 {
+        self.small_frames.load(Ordering::Relaxed)
+    }
+}
+
+/// Follows where frames begin (RFC 9113, 4.1): nine bytes of header, of which the first three are the payload's length and the
+/// fourth is its type.
+#[derive(Debug)]
+struct Frames {
+    header: [u8; 9],
+    /// How much of the header has come.
+    have: usize,
+    /// Bytes until the next header.
+    skip: usize,
+}
+
+impl Frames {
+    /// Counts the small DATA frames that begin in these bytes.
+    fn count_small(&mut self, mut bytes: &[u8]) -> u64 {
+        let mut small = 0;
+        while !bytes.is_empty() {
+            if self.skip > 0 {
+                let skipped = self.skip.min(bytes.len());
+                (self.skip, bytes) = (self.skip - skipped, &bytes[skipped..]);
+                continue;
+            }
+            let taken = (self.header.len() - self.have).min(bytes.len());
+            self.header[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
+            (self.have, bytes) = (self.have + taken, &bytes[taken..]);
+            if self.have == self.header.len() {
+                let [a, b, c, kind, ..] = self.header;
+                (self.have, self.skip) = (0, usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c));
+                small += u64::from(kind == DATA && self.skip < SMALL);
+            }
+        }
+        small
+    }
+}
+
+const DATA: u8 = 0;
+
+/// A frame's own cost in memory is about this.
+const SMALL: usize = 256;
+
+/// What a client says before its first frame (RFC 9113, 3.4).
+#[cfg(feature = "dial")]
+const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
+
+impl Wire {
+    /// To a peer that answers.
+    #[cfg(feature = "serve")]
+    pub(super) fn to_answerer(io: Replay) -> Self {
+        Self::new(io, 0)
+    }
+
+    /// To a peer that calls.
+    #[cfg(feature = "dial")]
+    pub(super) fn to_caller(io: Replay) -> Self {
+        Self::new(io, PREFACE)
+    }
+
+    fn new(io: Replay, before_frames: usize) -> Self {
+        sockets::keep_little_unsent(io.socket());
+        Self { io, heard: Arc::default(), frames: Frames { header: [0; 9], have: 0, skip: before_frames } }
+    }
+
+    pub(super) fn heard(&self) -> Arc<Heard> {
         self.heard.clone()
     }
 }
@@ -35,7 +108,12 @@ impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
-        self.heard.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
+        let read = &buf.filled()[before..];
+        self.heard.bytes.fetch_add(read.len() as u64, Ordering::Relaxed);
+        let small = self.frames.count_small(read);
+        if small > 0 {
+            self.heard.small_frames.fetch_add(small, Ordering::Relaxed);
+        }
         polled
     }
 }
@@ -63,5 +141,26 @@ impl AsyncWrite for Wire {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_frames_are_counted_however_they_arrive() {
+        let frame = |kind: u8, length: usize| {
+            let mut frame = vec![0, (length >> 8) as u8, length as u8, kind, 0, 0, 0, 0, 1];
+            frame.resize(9 + length, 7);
+            frame
+        };
+        let all =
+            [frame(DATA, 1), frame(4, 6), frame(DATA, 300), frame(DATA, 0), frame(DATA, 255), frame(1, 2)].concat();
+        for pieces in [1, 2, 5, 9, 10, all.len()] {
+            let mut frames = Frames { header: [0; 9], have: 0, skip: 0 };
+            let counted: u64 = all.chunks(pieces).map(|piece| frames.count_small(piece)).sum();
+            assert_eq!(counted, 3, "in pieces of {pieces}");
+        }
     }
 }

@@ -1,0 +1,182 @@
+//! What a stream's peer has said and nobody has read, and all streams of a session, for whoever drives it.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    task::{Context, Poll, Waker, ready},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::task::noop_waker_ref;
+use h2::RecvStream;
+use tokio::io::ReadBuf;
+
+/// The streams of one session. Each holds it once, so they can be counted; their inboxes are known, so that what they hold can
+/// be packed: a stream whose reader has stopped may hold its window in frames of one byte each, of which each takes as much as
+/// a hundred.
+#[derive(Debug, Default)]
+pub(super) struct Streams(Mutex<Vec<Weak<Mutex<Inbox>>>>);
+
+impl Streams {
+    /// An inbox for a stream of this session.
+    pub(super) fn inbox(&self, recv: Option<RecvStream>) -> SharedInbox {
+        let inbox = Arc::new(Mutex::new(Inbox { recv, ahead: VecDeque::new(), end: End::NotYet, reader: None }));
+        let mut all = lock(&self.0);
+        if all.len() == all.capacity() {
+            // As often as it would grow anyway.
+            all.retain(|inbox| inbox.strong_count() > 0);
+        }
+        all.push(Arc::downgrade(&inbox));
+        SharedInbox(inbox)
+    }
+
+    /// Packs what has come on all streams. One that is being read right now is left alone.
+    pub(super) fn pack(&self) {
+        let all: Vec<_> = lock(&self.0).iter().filter_map(Weak::upgrade).collect();
+        for inbox in all {
+            if let Ok(mut inbox) = inbox.try_lock() {
+                inbox.pack();
+            }
+        }
+    }
+}
+
+/// A stream's inbox.
+#[derive(Debug, Clone)]
+pub(super) struct SharedInbox(Arc<Mutex<Inbox>>);
+
+impl SharedInbox {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inbox> {
+        lock(&self.0)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it is held.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a stream's peer has said and nobody has read.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    /// Comes with the peer's answer.
+    recv: Option<RecvStream>,
+    /// Read from the connection and not yet by anybody.
+    ahead: VecDeque<Bytes>,
+    /// What comes after that.
+    end: End,
+    /// Who waits for more. (The `h2` crate has room for one who waits, and that is whoever asked last.)
+    reader: Option<Waker>,
+}
+
+/// How what the peer says ends, as far as that has been read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    NotYet,
+    Finished,
+    Aborted,
+}
+
+impl Inbox {
+    #[cfg(feature = "serve")]
+    pub(super) fn begin(&mut self, recv: RecvStream) {
+        self.recv = Some(recv);
+    }
+
+    pub(super) fn end(&self) -> End {
+        self.end
+    }
+
+    #[cfg(feature = "serve")]
+    pub(super) fn abort(&mut self) {
+        self.end = End::Aborted;
+    }
+
+    /// Has something to give: bytes, an end or an error.
+    pub(super) fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.ahead.is_empty() && self.end == End::NotYet {
+            match self.poll_chunk(cx) {
+                Poll::Ready(Ok(chunk)) if !chunk.is_empty() => self.ahead.push_back(chunk),
+                Poll::Ready(_) => {}
+                Poll::Pending => {
+                    if !self.reader.as_ref().is_some_and(|reader| reader.will_wake(cx.waker())) {
+                        self.reader = Some(cx.waker().clone());
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// Gives what there is, as far as there is room for it.
+    pub(super) fn give(&mut self, buf: &mut ReadBuf<'_>) -> usize {
+        let mut given = 0;
+        while buf.remaining() > 0
+            && let Some(chunk) = self.ahead.front_mut()
+        {
+            let some = chunk.len().min(buf.remaining());
+            buf.put_slice(&chunk[..some]);
+            chunk.advance(some);
+            given += some;
+            if chunk.is_empty() {
+                self.ahead.pop_front();
+            }
+        }
+        if let Some(recv) = &mut self.recv {
+            // Fails only where more is released than was received.
+            let _ = recv.flow_control().release_capacity(given);
+        }
+        given
+    }
+
+    /// How the stream ended, once it is known to be dead: reads to its end what has arrived, which takes no room that it did
+    /// not take before. A peer that had finished and then wants no more has not aborted.
+    pub(super) fn learn_end(&mut self, cx: &mut Context<'_>) -> End {
+        while self.end == End::NotYet {
+            match self.poll_chunk(cx) {
+                Poll::Ready(Ok(chunk)) => self.ahead.push_back(chunk),
+                Poll::Ready(Err(_)) => {}
+                // It was never answered.
+                Poll::Pending => return End::Aborted,
+            }
+        }
+        self.end
+    }
+
+    /// Copies all that has come into one piece. The window stays as it is: that opens when somebody reads.
+    fn pack(&mut self) {
+        let reader = self.reader.take();
+        let mut cx = Context::from_waker(reader.as_ref().unwrap_or(noop_waker_ref()));
+        let mut packed = BytesMut::new();
+        let waits = loop {
+            if self.end != End::NotYet {
+                break false;
+            }
+            match self.poll_chunk(&mut cx) {
+                Poll::Ready(Ok(chunk)) => packed.extend_from_slice(&chunk),
+                Poll::Ready(Err(_)) => break false,
+                Poll::Pending => break packed.is_empty(),
+            }
+        };
+        if !packed.is_empty() {
+            self.ahead.push_back(packed.freeze());
+        }
+        match reader {
+            Some(reader) if waits => self.reader = Some(reader),
+            Some(reader) => reader.wake(),
+            None => {}
+        }
+    }
+
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, End>> {
+        let Some(recv) = &mut self.recv else { return Poll::Pending };
+        let end = match ready!(recv.poll_data(cx)) {
+            Some(Ok(chunk)) => return Poll::Ready(Ok(chunk)),
+            Some(Err(_)) => End::Aborted,
+            None => End::Finished,
+        };
+        self.end = end;
+        Poll::Ready(Err(end))
+    }
+}
