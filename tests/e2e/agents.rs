@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::join_all;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -233,6 +234,37 @@ async fn a_tunnel_that_expired_and_was_opened_again_stays_closed_when_somebody_c
     })
     .await;
 }
+
+/// They were given to it, and there is nobody else to give them to.
+#[tokio::test]
+async fn clients_that_come_while_the_agent_is_busy_are_not_turned_away() {
+    within(async {
+        tunnel_backends::process::raise_descriptor_limit();
+        let server = server().await;
+        let agent = Agent::connect(&server.url()).await.unwrap();
+        let mut tunnel = agent.open(Tunnel::tcp().backend("mux")).await.unwrap();
+        let public = public(&tunnel);
+        let clients = join_all((0..CROWD).map(|_| TcpStream::connect(public))).await;
+        until(&server, |tunnels| tunnels.iter().any(|tunnel| tunnel.streams as usize == CROWD)).await;
+        tokio::spawn(async move {
+            while let Ok(stream) = tunnel.accept().await {
+                tokio::spawn(echo(stream));
+            }
+        });
+        let served = join_all(clients.into_iter().map(async |client| {
+            let mut client = client.unwrap();
+            client.write_all(b"?").await.unwrap();
+            client.shutdown().await.unwrap();
+            hear_out(&mut client).await
+        }))
+        .await;
+        let served = served.iter().filter(|heard| **heard == (b"?".to_vec(), Ended::Finished)).count();
+        assert_eq!(served, CROWD);
+    })
+    .await;
+}
+
+const CROWD: usize = 1500;
 
 /// However many come before it looks at one of them.
 #[tokio::test]

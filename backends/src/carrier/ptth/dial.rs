@@ -38,7 +38,7 @@ use super::{
     H2, PTTH, Patience,
     forwarded::addresses,
     inbox::{SharedInbox, Streams},
-    limits::{self, LAST_STREAM, RESETS_A_SECOND},
+    limits::{self, LAST_STREAM, MOST_STREAMS, RESETS_A_SECOND},
     pulse::{Pulse, SetWindow},
     stream::{Chunk, H2Stream},
     wire::Wire,
@@ -314,5 +314,6 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// However long the server wants us to wait.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// Clients that the application has not taken yet. Further ones are left to another agent.
-const BACKLOG: usize = 1024;
+/// Clients that the application has not taken yet: as many as a session holds, so that none is declined that the server could
+/// give to nobody else.
+const BACKLOG: usize = MOST_STREAMS as usize;
