@@ -14,7 +14,7 @@ use std::{io, net::SocketAddr, time::Duration};
 #[cfg(feature = "serve")]
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 
 /// Listens on `addr`. A wildcard v6 address takes v4 too.
 pub fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
@@ -55,6 +55,26 @@ pub async fn connect(addr: SocketAddr, limit: Duration) -> io::Result<TcpStream>
     tokio::time::timeout(limit, socket.connect(addr))
         .await
         .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer")))
+}
+
+/// Connects to the first of a host's addresses that answers. All of that, with the look-up, is over within `limit`; each address
+/// gets its share of what is left.
+pub async fn connect_to(host: &str, port: u16, limit: Duration) -> io::Result<TcpStream> {
+    let until = tokio::time::Instant::now() + limit;
+    let looked_up = tokio::time::timeout_at(until, lookup_host((host, port))).await;
+    let addrs: Vec<SocketAddr> = match looked_up {
+        Ok(addrs) => addrs?.collect(),
+        Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "its name could not be looked up in time")),
+    };
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    for (number, addr) in addrs.iter().enumerate() {
+        let left = until.saturating_duration_since(tokio::time::Instant::now());
+        match connect(*addr, left / (addrs.len() - number) as u32).await {
+            Ok(socket) => return Ok(socket),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// For a connection that many streams share: what its kernel holds unsent is soon on its way, so that a stream's first bytes do

@@ -10,6 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
+use tokio::sync::Notify;
 use tunnel_agent::{Agent, AgentState, Tunnel, TunnelListener};
 use tunnel_api::{
     Caller, OpenTunnel, OpenedTunnel, Page, PublicAddress, TunnelBackend, TunnelError, TunnelEvents, TunnelRef,
@@ -58,6 +59,7 @@ async fn a_tunnel_that_is_closed_before_it_is_watched_stays_closed() {
 struct NewsBreakOff {
     backend: Arc<dyn TunnelBackend>,
     broke_off: AtomicBool,
+    asked_again: Notify,
 }
 
 #[async_trait]
@@ -72,7 +74,11 @@ impl TunnelBackend for NewsBreakOff {
 
     async fn watch_tunnels(&self, caller: &Caller, filter: &WatchFilter) -> Result<TunnelEvents, TunnelError> {
         let events = self.backend.watch_tunnels(caller, filter).await?;
-        if self.broke_off.swap(true, Ordering::Relaxed) { Ok(events) } else { Ok(events.take(2).boxed()) }
+        if self.broke_off.swap(true, Ordering::Relaxed) {
+            self.asked_again.notify_one();
+            return Ok(events);
+        }
+        Ok(events.take(2).boxed())
     }
 }
 
@@ -80,11 +86,11 @@ impl TunnelBackend for NewsBreakOff {
 async fn a_tunnel_that_is_closed_after_its_news_broke_off_stays_closed() {
     within(async {
         let server = server().await;
-        let backend = NewsBreakOff { backend: server.backend(), broke_off: AtomicBool::new(false) };
-        let tunnel = Agent::embedded(Arc::new(backend)).open(Tunnel::tcp().backend("mux")).await.unwrap();
+        let broke_off = AtomicBool::new(false);
+        let backend = Arc::new(NewsBreakOff { backend: server.backend(), broke_off, asked_again: Notify::new() });
+        let tunnel = Agent::embedded(backend.clone()).open(Tunnel::tcp().backend("mux")).await.unwrap();
         tunnel.state().wait_for(|state| *state == AgentState::Online).await.unwrap();
-        // When there has been time to ask for news again.
-        tokio::time::sleep(Duration::from_secs(6)).await;
+        backend.asked_again.notified().await;
         stays_closed(&server, &tunnel).await;
     })
     .await;

@@ -4,7 +4,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{io::AsyncWriteExt, net::lookup_host, time::timeout};
+use tokio::{io::AsyncWriteExt, time::timeout};
 use tunnel_backends::{
     relay::{BoxDuplex, Duplex},
     sockets,
@@ -55,18 +55,9 @@ impl Service {
 }
 
 async fn connect_tcp(host: &str, port: u16) -> io::Result<tokio::net::TcpStream> {
-    let addrs = timeout(CONNECT, lookup_host((host, port))).await.unwrap_or_else(|_| Err(no_address()))?;
-    let mut last = no_address();
-    for addr in addrs {
-        match sockets::connect(addr, CONNECT).await {
-            Ok(socket) => {
-                sockets::reset_unless_finished(&socket)?;
-                return Ok(socket);
-            }
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
+    let socket = sockets::connect_to(host, port, CONNECT).await?;
+    sockets::reset_unless_finished(&socket)?;
+    Ok(socket)
 }
 
 /// A listener with a full backlog is EAGAIN at once, and nothing tells when it has room again. On TCP the kernel would try on
@@ -85,10 +76,6 @@ async fn connect_unix(path: &std::path::Path) -> io::Result<tokio::net::UnixStre
 async fn greeted(mut service: impl Duplex + 'static, header: Option<&[u8]>) -> io::Result<BoxDuplex> {
     service.write_all(header.unwrap_or_default()).await?;
     Ok(Box::new(service))
-}
-
-fn no_address() -> io::Error {
-    io::Error::new(io::ErrorKind::NotFound, "the host has no address")
 }
 
 /// Not every failure is the service's: this process may be out of descriptors, or the name server away.

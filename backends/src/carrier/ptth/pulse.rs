@@ -138,6 +138,8 @@ impl Pulse {
             && connection.set_window(size).is_ok()
         {
             self.window.tell(size);
+            // It goes out when the connection is driven next.
+            cx.waker().wake_by_ref();
         }
         let silent = self.poll_silence(cx, heard);
         let overdue = self.asked.is_some_and(|asked| asked.heard == heard && asked.at.elapsed() >= OVERDUE);
