@@ -7,7 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::StreamExt;
 use tokio::{
     sync::{mpsc, watch},
     task::{JoinError, JoinSet},
@@ -15,14 +14,15 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tunnel_api::{
-    AddressRequest, Caller, CloseReason, OpenedTunnel, TunnelBackend, TunnelError, TunnelEvents, TunnelRef,
-    WatchFilter, What,
+    AddressRequest, Caller, CloseReason, OpenedTunnel, TunnelBackend, TunnelError, TunnelEvents, TunnelRef, WatchFilter,
 };
 use tunnel_backends::carrier::{ClientsPerDialIn, DialError, Dialler, dialler_for};
 
 use crate::{
     AgentState, Tunnel,
     backoff::{Backoff, Failure},
+    demand::Demand,
+    news::{closed, was_closed},
     stream::Offered,
 };
 
@@ -387,75 +387,8 @@ async fn done<T>(work: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> 
     }
 }
 
-/// Whether somebody closed the tunnel between its opening and our watching it: then it is no part of the present state.
-async fn was_closed(events: &mut Option<TunnelEvents>) -> bool {
-    let Some(news) = events else { return false };
-    let told = async {
-        let mut present = false;
-        while let Some(Ok(event)) = news.next().await {
-            match event.what {
-                What::Present(_) => present = true,
-                What::Closed { reason } => return reason == CloseReason::Requested,
-                What::Ready => return !present,
-                _ => {}
-            }
-        }
-        false
-    };
-    timeout(CLOSE, told).await.unwrap_or(false)
-}
-
-/// Why the tunnel was closed; `None` when there will be no news. Then it is not asked again: it would never resolve.
-async fn closed(events: &mut Option<TunnelEvents>) -> Option<CloseReason> {
-    let Some(news) = events else { return std::future::pending().await };
-    loop {
-        match news.next().await {
-            Some(Ok(event)) => {
-                if let What::Closed { reason } = event.what {
-                    return Some(reason);
-                }
-            }
-            Some(Err(_)) | None => {
-                *events = None;
-                return None;
-            }
-        }
-    }
-}
-
 /// A session that is over within this is a failure, even if nothing else was wrong with it.
 const SHORT: Duration = Duration::from_secs(1);
-
-/// How many dial-ins should wait: a few while it is quiet, more with each client that comes hard on the heels of another.
-#[derive(Debug)]
-struct Demand {
-    most: usize,
-    rush: usize,
-    last: Option<Instant>,
-}
-
-impl Demand {
-    fn new(most: usize) -> Self {
-        Self { most, rush: 0, last: None }
-    }
-
-    fn target(&self) -> usize {
-        (QUIET + self.rush).min(self.most)
-    }
-
-    fn client_came(&mut self) {
-        let now = Instant::now();
-        let hard_on_its_heels = self.last.is_some_and(|last| now - last < HEELS);
-        self.rush = if hard_on_its_heels { (self.rush + 1).min(self.most) } else { 0 };
-        self.last = Some(now);
-    }
-}
-
-/// A browser opens six connections at once.
-const QUIET: usize = 8;
-
-/// Clients that come within this of each other are a rush.
-const HEELS: Duration = Duration::from_millis(100);
 
 /// How long closing a tunnel may take when we go.
 const CLOSE: Duration = Duration::from_secs(5);

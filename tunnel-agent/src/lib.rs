@@ -17,9 +17,11 @@
 
 mod agent;
 mod backoff;
+mod demand;
 mod forward;
 mod keeper;
 mod listener;
+mod news;
 mod stream;
 mod tunnel;
 

@@ -1,0 +1,46 @@
+//! What the server tells of our tunnel, as far as it matters: whether somebody closed it.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::time::timeout;
+use tunnel_api::{CloseReason, TunnelEvents, What};
+
+/// Whether somebody closed the tunnel between its opening and our watching it: then it is no part of the present state.
+pub(crate) async fn was_closed(events: &mut Option<TunnelEvents>) -> bool {
+    let Some(news) = events else { return false };
+    let told = async {
+        let mut present = false;
+        while let Some(Ok(event)) = news.next().await {
+            match event.what {
+                What::Present(_) => present = true,
+                What::Closed { reason } => return reason == CloseReason::Requested,
+                What::Ready => return !present,
+                _ => {}
+            }
+        }
+        false
+    };
+    timeout(PRESENT, told).await.unwrap_or(false)
+}
+
+/// Why the tunnel was closed; `None` when there will be no news. Then it is not asked again: it would never resolve.
+pub(crate) async fn closed(events: &mut Option<TunnelEvents>) -> Option<CloseReason> {
+    let Some(news) = events else { return std::future::pending().await };
+    loop {
+        match news.next().await {
+            Some(Ok(event)) => {
+                if let What::Closed { reason } = event.what {
+                    return Some(reason);
+                }
+            }
+            Some(Err(_)) | None => {
+                *events = None;
+                return None;
+            }
+        }
+    }
+}
+
+/// For the present state, which comes at once or not at all.
+const PRESENT: Duration = Duration::from_secs(5);
