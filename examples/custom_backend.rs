@@ -35,7 +35,8 @@ impl TunnelBackend for ForwardedPorts {
         self.given.lock().expect("no panics").insert(uri.clone(), address.clone());
         let dial_by = SystemTime::now() + Duration::from_secs(3600);
         let id = format!("port-{}", address.port()).parse().expect("letters, digits and a dash");
-        Ok(OpenedTunnel { id, uri, address, dial_by, dial_from: Vec::new(), connections: 1 })
+        let (dial_from, client_allow, client_deny) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(OpenedTunnel { id, uri, address, dial_by, dial_from, connections: 1, client_allow, client_deny })
     }
 
     async fn get_tunnel_address(&self, _caller: &Caller, uri: &TunnelUri) -> Result<PublicAddress, TunnelError> {

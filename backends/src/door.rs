@@ -153,7 +153,7 @@ async fn receive(mut socket: TcpStream, peer: SocketAddr, seat: Seat, hall: Arc<
         first = timeout(hall.terms.first_unit, read_first_unit(&mut socket)) => first.ok(),
     };
     drop(seat);
-    let addrs = ConnectionAddrs { peer, local: sockets::canonical(local) };
+    let addrs = ConnectionAddrs { peer, local: sockets::canonical(local), encrypted: false };
     match first {
         Some(Ok(FirstUnit { protocol, bytes })) => {
             hall.serve(protocol, Replay::new(bytes.freeze(), socket), addrs).await;

@@ -51,7 +51,8 @@ mod tests {
     use super::*;
 
     fn caller(peer: &str, local: &str) -> Caller {
-        Caller::connected(ConnectionAddrs { peer: peer.parse().unwrap(), local: local.parse().unwrap() })
+        let (peer, local) = (peer.parse().unwrap(), local.parse().unwrap());
+        Caller::connected(ConnectionAddrs { peer, local, encrypted: false })
     }
 
     fn host(configured: Option<&str>, bound: &str, caller: &Caller) -> Result<String, String> {

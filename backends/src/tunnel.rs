@@ -44,6 +44,8 @@ pub(crate) struct Terms {
     pub(crate) proxy_protocol: bool,
     /// As asked for; empty for the caller's own address.
     pub(crate) dial_from: Vec<IpNet>,
+    pub(crate) client_allow: Vec<IpNet>,
+    pub(crate) client_deny: Vec<IpNet>,
     pub(crate) dial_within: Option<Duration>,
     pub(crate) labels: Labels,
 }
@@ -119,6 +121,8 @@ impl Tunnel {
             dial_by: self.uplink.presence().borrow().would_expire(),
             dial_from: self.dial_from.networks(),
             connections: self.terms.connections,
+            client_allow: self.terms.client_allow.clone(),
+            client_deny: self.terms.client_deny.clone(),
         }
     }
 
@@ -151,6 +155,8 @@ impl Tunnel {
             Some(format!("proxy_protocol {}", has.proxy_protocol))
         } else if asked.dial_from != has.dial_from {
             Some("another dial_from".to_owned())
+        } else if (&asked.client_allow, &asked.client_deny) != (&has.client_allow, &has.client_deny) {
+            Some("other client_allow or client_deny".to_owned())
         } else if asked.dial_within != has.dial_within {
             Some("another dial_within".to_owned())
         } else if asked.labels != has.labels {
@@ -224,6 +230,8 @@ impl Terms {
             connections: request.connections.unwrap_or(1).max(1),
             proxy_protocol: request.proxy_protocol,
             dial_from: request.dial_from,
+            client_allow: request.client_allow,
+            client_deny: request.client_deny,
             dial_within: request.dial_within,
             labels: request.labels,
         }

@@ -31,6 +31,20 @@ pub enum TunnelError {
         why: String,
     },
 
+    /// Nobody knows who is calling: no credentials, or none that are good.
+    #[error("{why}")]
+    Unauthenticated {
+        /// What is wrong, and where credentials come from. The same for all that are wrong.
+        why: String,
+    },
+
+    /// The caller's credentials do not grant what was asked for.
+    #[error("{why}")]
+    NotGranted {
+        /// What, and which grant would allow it.
+        why: String,
+    },
+
     /// The name is open with other parameters.
     #[error("the name {name} is open with {difference}; close it first, or open it as it is")]
     NameConflict {

@@ -114,6 +114,8 @@ pub enum CloseReason {
     AgentLost,
     /// The server stopped.
     Shutdown,
+    /// The credential it was opened by was revoked or has expired.
+    Revoked,
 }
 
 /// What to watch; empty for all of the caller's tunnels.

@@ -28,6 +28,10 @@ pub struct OpenTunnel {
     pub dial_within: Option<Duration>,
     /// Who may dial in; empty for the caller's own address.
     pub dial_from: Vec<IpNet>,
+    /// Which clients may come; empty for all that the caller's credentials grant.
+    pub client_allow: Vec<IpNet>,
+    /// Which of those may not.
+    pub client_deny: Vec<IpNet>,
     /// The address of the one on whose behalf the call is made.
     pub caller_address: Option<IpAddr>,
     /// The caller's notes.
@@ -38,7 +42,7 @@ impl OpenTunnel {
     const MAX_LABELS: usize = 32;
     const MAX_LABEL_KEY: usize = 64;
     const MAX_LABEL_VALUE: usize = 256;
-    const MAX_DIAL_FROM: usize = 64;
+    const MAX_NETWORKS: usize = 64;
 
     /// The bounds that hold whatever the backend. The RPC face checks them; an embedding program may too.
     pub fn check_bounds(&self) -> Result<(), TunnelError> {
@@ -54,8 +58,12 @@ impl OpenTunnel {
                 format!("keys are 1 to {} bytes long, values at most {}", Self::MAX_LABEL_KEY, Self::MAX_LABEL_VALUE);
             return Err(TunnelError::invalid("labels", why));
         }
-        if self.dial_from.len() > Self::MAX_DIAL_FROM {
-            return Err(TunnelError::invalid("dial_from", format!("more than {} networks", Self::MAX_DIAL_FROM)));
+        for (field, networks) in
+            [("dial_from", &self.dial_from), ("client_allow", &self.client_allow), ("client_deny", &self.client_deny)]
+        {
+            if networks.len() > Self::MAX_NETWORKS {
+                return Err(TunnelError::invalid(field, format!("more than {} networks", Self::MAX_NETWORKS)));
+            }
         }
         Ok(())
     }
@@ -76,4 +84,8 @@ pub struct OpenedTunnel {
     pub dial_from: Vec<IpNet>,
     /// How many dial-ins may wait at once.
     pub connections: u32,
+    /// Which clients may come; empty for all.
+    pub client_allow: Vec<IpNet>,
+    /// Which of those may not.
+    pub client_deny: Vec<IpNet>,
 }

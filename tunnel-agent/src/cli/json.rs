@@ -169,6 +169,7 @@ fn reason_name(reason: CloseReason) -> &'static str {
         CloseReason::Done => "done",
         CloseReason::AgentLost => "agent_lost",
         CloseReason::Shutdown => "shutdown",
+        CloseReason::Revoked => "revoked",
     }
 }
 

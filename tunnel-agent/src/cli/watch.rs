@@ -181,5 +181,6 @@ fn why(reason: CloseReason) -> &'static str {
         CloseReason::Done => "its one connection is over",
         CloseReason::AgentLost => "its agent did not come back",
         CloseReason::Shutdown => "the server stops",
+        CloseReason::Revoked => "its credential was revoked",
     }
 }

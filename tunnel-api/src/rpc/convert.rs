@@ -33,7 +33,9 @@ pub(super) fn open_request(request: v1::OpenTunnelRequest) -> Result<OpenTunnel,
         connections: (request.connections != 0).then_some(request.connections),
         proxy_protocol: request.proxy_protocol,
         dial_within,
-        dial_from: request.dial_from.iter().map(|net| network(net)).collect::<Result<_, _>>()?,
+        dial_from: networks("dial_from", &request.dial_from)?,
+        client_allow: networks("client_allow", &request.client_allow)?,
+        client_deny: networks("client_deny", &request.client_deny)?,
         caller_address: non_empty(request.caller_address).map(|ip| field("caller_address", &ip)).transpose()?,
         labels: request.labels.into_iter().collect(),
     };
@@ -49,7 +51,9 @@ pub(super) fn into_open_request(wanted: OpenTunnel) -> v1::OpenTunnelRequest {
         connections: wanted.connections.unwrap_or_default(),
         proxy_protocol: wanted.proxy_protocol,
         dial_within: wanted.dial_within.and_then(|d| d.try_into().ok()),
-        dial_from: wanted.dial_from.iter().map(ToString::to_string).collect(),
+        dial_from: texts(&wanted.dial_from),
+        client_allow: texts(&wanted.client_allow),
+        client_deny: texts(&wanted.client_deny),
         caller_address: wanted.caller_address.map(|ip| ip.to_string()).unwrap_or_default(),
         labels: wanted.labels.into_iter().collect(),
     }
@@ -61,8 +65,10 @@ pub(super) fn open_response(opened: &OpenedTunnel) -> v1::OpenTunnelResponse {
         uri: opened.uri.expose().to_owned(),
         address: opened.address.to_string(),
         dial_by: Some(opened.dial_by.into()),
-        dial_from: opened.dial_from.iter().map(ToString::to_string).collect(),
+        dial_from: texts(&opened.dial_from),
         connections: opened.connections,
+        client_allow: texts(&opened.client_allow),
+        client_deny: texts(&opened.client_deny),
     }
 }
 
@@ -72,8 +78,10 @@ pub(super) fn from_open_response(answer: &v1::OpenTunnelResponse) -> Result<Open
         uri: valid("uri", &answer.uri)?,
         address: valid("address", &answer.address)?,
         dial_by: time("dial_by", answer.dial_by)?,
-        dial_from: answer.dial_from.iter().map(|net| valid("dial_from", net)).collect::<Result<_, _>>()?,
+        dial_from: valid_all("dial_from", &answer.dial_from)?,
         connections: answer.connections,
+        client_allow: valid_all("client_allow", &answer.client_allow)?,
+        client_deny: valid_all("client_deny", &answer.client_deny)?,
     })
 }
 
@@ -228,6 +236,7 @@ fn close_reason(reason: CloseReason) -> v1::CloseReason {
         CloseReason::Done => v1::CloseReason::Done,
         CloseReason::AgentLost => v1::CloseReason::AgentLost,
         CloseReason::Shutdown => v1::CloseReason::Shutdown,
+        CloseReason::Revoked => v1::CloseReason::Revoked,
     }
 }
 
@@ -238,6 +247,7 @@ fn from_close_reason(reason: v1::CloseReason) -> Result<CloseReason, Malformed> 
         v1::CloseReason::Done => Ok(CloseReason::Done),
         v1::CloseReason::AgentLost => Ok(CloseReason::AgentLost),
         v1::CloseReason::Shutdown => Ok(CloseReason::Shutdown),
+        v1::CloseReason::Revoked => Ok(CloseReason::Revoked),
         v1::CloseReason::Unspecified => Err(Malformed("reason")),
     }
 }
@@ -270,15 +280,23 @@ fn field<T: FromStr<Err: std::fmt::Display>>(name: &'static str, text: &str) -> 
     text.parse().map_err(|error: T::Err| TunnelError::invalid(name, error.to_string()))
 }
 
-fn network(text: &str) -> Result<IpNet, TunnelError> {
-    text.parse::<IpNet>()
-        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
-        .map_err(|_| TunnelError::invalid("dial_from", "write networks as 192.0.2.0/24 or plain addresses"))
+fn networks(field: &'static str, texts: &[String]) -> Result<Vec<IpNet>, TunnelError> {
+    let network = |text: &String| text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    let networks = texts.iter().map(network).collect::<Result<_, _>>();
+    networks.map_err(|_| TunnelError::invalid(field, "write networks as 192.0.2.0/24 or plain addresses"))
+}
+
+fn texts(networks: &[IpNet]) -> Vec<String> {
+    networks.iter().map(ToString::to_string).collect()
 }
 
 /// A field of an answer.
 fn valid<T: FromStr>(name: &'static str, text: &str) -> Result<T, Malformed> {
     text.parse().map_err(|_| Malformed(name))
+}
+
+fn valid_all<T: FromStr>(name: &'static str, texts: &[String]) -> Result<Vec<T>, Malformed> {
+    texts.iter().map(|text| valid(name, text)).collect()
 }
 
 fn socket(text: &str) -> Result<SocketAddr, Malformed> {

@@ -47,7 +47,9 @@ impl From<Status> for TunnelError {
             ("UNSUPPORTED", _) | (_, Code::Unimplemented) => Self::Unsupported { call: "this call" },
             (_, Code::NotFound) => Self::NotFound,
             (_, Code::InvalidArgument) => Self::invalid("request", why),
-            (_, Code::PermissionDenied | Code::Unauthenticated) => Self::NotAllowed { why },
+            (_, Code::Unauthenticated) => Self::Unauthenticated { why },
+            ("NOT_GRANTED", _) => Self::NotGranted { why },
+            (_, Code::PermissionDenied) => Self::NotAllowed { why },
             (_, Code::ResourceExhausted) => Self::LimitReached { limit: why, retry_after },
             (_, Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled) => {
                 Self::Unavailable { why: unavailable(&status), retry_after }
@@ -70,6 +72,8 @@ fn code_and_reason(error: &TunnelError) -> (Code, &'static str, Facts) {
         TunnelError::NotFound => (Code::NotFound, "NOT_FOUND", Facts::new()),
         TunnelError::AddressTaken { address } => (Code::AlreadyExists, "ADDRESS_TAKEN", facts(&[("address", address)])),
         TunnelError::NotAllowed { .. } => (Code::PermissionDenied, "NOT_ALLOWED", Facts::new()),
+        TunnelError::Unauthenticated { .. } => (Code::Unauthenticated, "UNAUTHENTICATED", Facts::new()),
+        TunnelError::NotGranted { .. } => (Code::PermissionDenied, "NOT_GRANTED", Facts::new()),
         TunnelError::NameConflict { name, difference } => {
             (Code::FailedPrecondition, "NAME_CONFLICT", facts(&[("name", name), ("difference", difference)]))
         }
@@ -121,6 +125,8 @@ mod tests {
             TunnelError::NotFound,
             TunnelError::AddressTaken { address: "tcp://h:1".to_owned() },
             TunnelError::NotAllowed { why: "port 1 is not in the pool".to_owned() },
+            TunnelError::Unauthenticated { why: "send a token".to_owned() },
+            TunnelError::NotGranted { why: "port 1 is not among your ports".to_owned() },
             TunnelError::NameConflict { name: "blog".to_owned(), difference: "connections 4".to_owned() },
             TunnelError::LimitReached { limit: "no free port".to_owned(), retry_after: Some(Duration::from_secs(3)) },
             TunnelError::Unavailable { why: "draining".to_owned(), retry_after: None },
