@@ -71,8 +71,8 @@ async fn main() -> ExitCode {
 }
 
 fn check(file: &Path) -> ExitCode {
-    match Config::from_file(file) {
-        Ok(_) => {
+    match Config::from_file(file).map_err(StartError::from).and_then(|config| Ok(config.check_files()?)) {
+        Ok(()) => {
             println!("{}: fine", file.display());
             ExitCode::SUCCESS
         }
@@ -108,7 +108,10 @@ fn greet(server: &Running) {
     let url = server.url();
     eprintln!("tunnel-server listens on {}", server.addr());
     eprintln!("  try   tunnel tcp 127.0.0.1:3000 --server {url}");
-    eprintln!("  or    grpcurl -plaintext -d '{{}}' {} tunnel.v1.Tunnel/OpenTunnel", url.trim_start_matches("http://"));
+    let plain = url.strip_prefix("http://");
+    let (flag, host) = (if plain.is_some() { "-plaintext " } else { "" }, plain.unwrap_or(&url));
+    let host = host.trim_start_matches("https://");
+    eprintln!("  or    grpcurl {flag}-d '{{}}' {host} tunnel.v1.Tunnel/OpenTunnel");
 }
 
 fn log(format: LogFormat) {
@@ -124,7 +127,7 @@ fn log(format: LogFormat) {
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {
     match error.downcast_ref::<StartError>() {
-        Some(StartError::Config(_) | StartError::NoDefault(_)) => ExitCode::from(BAD_CONFIG),
+        Some(StartError::Config(_) | StartError::NoDefault(_) | StartError::Tls(_)) => ExitCode::from(BAD_CONFIG),
         _ => ExitCode::FAILURE,
     }
 }

@@ -2,7 +2,13 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tonic_health::ServingStatus;
 use tunnel_api::{NoDefault, TunnelBackend};
-use tunnel_backends::{door::Door, ports::PortRange, sockets, tunnels::Tunnels};
+use tunnel_backends::{
+    door::Door,
+    ports::PortRange,
+    sockets,
+    tls::{ServerTls, TlsError},
+    tunnels::Tunnels,
+};
 
 use crate::{
     assemble::{Parts, assemble},
@@ -20,6 +26,7 @@ pub struct Running {
     tunnels: Arc<Tunnels>,
     backend: Arc<dyn TunnelBackend>,
     health: rpc::Health,
+    tls: Option<Arc<ServerTls>>,
     drain: Duration,
 }
 
@@ -33,6 +40,9 @@ pub enum StartError {
     /// The default backend is none of the backends.
     #[error(transparent)]
     NoDefault(#[from] NoDefault),
+    /// The certificates cannot be used.
+    #[error("no TLS")]
+    Tls(#[from] TlsError),
     /// The one port cannot be had.
     #[error("cannot listen on {listen}; is another server running there? (`listen` sets another address)")]
     Listen {
@@ -55,8 +65,9 @@ impl Server {
         let Parts { tunnels, router, gate, door } = assemble(&config, addr)?;
         let backend: Arc<dyn TunnelBackend> = Arc::new(router);
         let (http, health) = rpc::build(backend.clone()).await;
+        let tls = door.tls.clone();
         let door = Door::open(listener, door, gate.in_front_of(http)).map_err(cannot_listen)?;
-        Ok(Running { door, tunnels, backend, health, drain: config.drain })
+        Ok(Running { door, tunnels, backend, health, tls, drain: config.drain })
     }
 }
 
@@ -75,7 +86,13 @@ impl Running {
                 SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
             });
         }
-        format!("http://{addr}")
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{addr}")
+    }
+
+    /// Reads the certificates again, for the connections to come. (Changed files are noticed without it within a second.)
+    pub fn reload_certificates(&self) -> Result<(), TlsError> {
+        self.tls.as_ref().map_or(Ok(()), |tls| tls.reload())
     }
 
     /// The backends behind the RPC, for callers in this process.

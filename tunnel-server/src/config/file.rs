@@ -17,10 +17,11 @@ impl Config {
 
     /// Reads and checks a config; `path` is where it is said to come from.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|error| {
+        let mut config: Self = toml::from_str(text).map_err(|error| {
             let message = error.to_string().trim_end().to_owned();
             ConfigError::Malformed { path: path.to_owned(), message }
         })?;
+        config.resolve_paths(path.parent().unwrap_or(Path::new("")));
         config.check().map_err(|error| match error {
             ConfigError::Impossible { key, why, .. } => {
                 ConfigError::Impossible { place: place_of(&key, text, path), key, why }
@@ -199,7 +200,11 @@ mod tests {
             ("[ports]\npublic = \"9-1\"", &["line 2", "20000-27999"]),
             ("[ports]\npublic = 7", &["line 2", "20000-27999"]),
             ("drain = \"soon\"", &["line 1"]),
-            ("[advertise]\nagents = \"h:1\"", &["line 2", "without a port"]),
+            ("[advertise]\nclients = \"h:1\"", &["line 2", "without a port"]),
+            ("[advertise]\nagents = \"h:http\"", &["line 2", "with a port or without"]),
+            ("[tls]\ncertificate = \"cert.pem\"", &["line 1", "key"]),
+            ("[tls]\ncert = \"cert.pem\"", &["line 2", "cert", "`certificate`"]),
+            ("tls_terminated_by = [\"10.0.0\"]", &["line 1"]),
             ("[backends.x.udp]", &["line 1", "udp", "tcp"]),
             ("[backends.x.mux]\ndead_after = \"4s\"", &["t.toml:2: backends.x.mux.dead_after", "ping_after"]),
             ("[backends.x.mux]\nmax_connections = 1", &["line 2", "max_connections", "max_sessions"]),
@@ -219,6 +224,17 @@ mod tests {
                 assert!(refusal.contains(part), "{text:?} gave {refusal:?}, which lacks {part:?}");
             }
         }
+    }
+
+    #[test]
+    fn paths_are_relative_to_the_config_file() {
+        let text = "[tls]\ncertificate = \"cert.pem\"\nkey = \"/keys/key.pem\"\nclient_ca = \"ca/clients.pem\"";
+        let config = Config::parse(text, Path::new("/etc/tunnel/server.toml")).unwrap();
+        assert!(config.is_encrypted() && !Config::default().is_encrypted());
+        let tls = config.tls.unwrap();
+        assert_eq!(tls.certificate, Path::new("/etc/tunnel/cert.pem"));
+        assert_eq!(tls.key, Path::new("/keys/key.pem"));
+        assert_eq!(tls.client_ca.as_deref(), Some(Path::new("/etc/tunnel/ca/clients.pem")));
     }
 
     #[test]
