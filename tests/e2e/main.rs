@@ -30,3 +30,4 @@ mod restarts;
 mod rpc;
 mod sdk;
 mod streams;
+mod tls;

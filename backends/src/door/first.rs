@@ -51,6 +51,7 @@ pub(super) async fn read_first_unit(link: &mut Link) -> Result<FirstUnit, Refusa
             Told::MoreToCome if bytes.len() >= LONGEST_HEAD => {
                 // It is lost on a client that is still sending, and no harm is done.
                 let _ = link.write_all(TOO_LONG).await;
+                let _ = link.shutdown().await;
                 return Err(Refusal::TooLong);
             }
             Told::MoreToCome => {}
