@@ -6,6 +6,7 @@ use tunnel_backends::{door::Door, ports::PortRange, sockets, tunnels::Tunnels};
 
 use crate::{
     assemble::{Parts, assemble},
+    auth::{Guard, Keyring},
     config::{Config, ConfigError},
     ephemeral, rpc,
 };
@@ -52,9 +53,15 @@ impl Server {
         let cannot_listen = |source| StartError::Listen { listen: config.listen, source };
         let listener = sockets::listen(config.listen).map_err(cannot_listen)?;
         let addr = listener.local_addr().map_err(cannot_listen)?;
+        let keyring = config.credentials.as_deref().map(Keyring::open).transpose()?;
         let Parts { tunnels, router, gate, door } = assemble(&config, addr)?;
-        let backend: Arc<dyn TunnelBackend> = Arc::new(router);
-        let (http, health) = rpc::build(backend.clone()).await;
+        let backend: Arc<dyn TunnelBackend> = match &keyring {
+            Some(keyring) => {
+                Arc::new(Guard::new(router, keyring.clone(), config.default_backend().unwrap_or_default()))
+            }
+            None => Arc::new(router),
+        };
+        let (http, health) = rpc::build(backend.clone(), keyring).await;
         let door = Door::open(listener, door, gate.in_front_of(http)).map_err(cannot_listen)?;
         Ok(Running { door, tunnels, backend, health, drain: config.drain })
     }
