@@ -14,10 +14,10 @@ mod identify;
 mod keyring;
 mod token;
 
-pub use credentials::Credentials;
+pub use credentials::{Credential, Credentials};
 pub use token::{Token, TokenHash};
 
-pub(crate) use credentials::{Credential, check_owner};
+pub(crate) use credentials::check_owner;
 pub(crate) use grants::parse_ports;
 pub(crate) use guard::Guard;
 pub(crate) use identify::identify;

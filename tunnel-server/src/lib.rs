@@ -8,7 +8,7 @@ pub mod auth;
 pub mod config;
 mod ephemeral;
 mod files;
-mod private;
+pub mod private;
 mod rpc;
 mod server;
 

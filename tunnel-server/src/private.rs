@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Puts a file in the place of the one that is there, whole or not at all. Only its owner can read it.
-pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let directory = directory_of(path);
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let temporary = directory.join(format!(".{}.{:08x}", name.to_string_lossy(), rand::random::<u32>()));
@@ -21,7 +21,7 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
 }
 
 /// Makes a file that must not be there yet. Only its owner can read it.
-pub(crate) fn create(path: &Path, content: &[u8]) -> io::Result<()> {
+pub fn create(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
@@ -32,7 +32,7 @@ pub(crate) fn create(path: &Path, content: &[u8]) -> io::Result<()> {
 }
 
 /// Keeps others who change files there out, until it is dropped.
-pub(crate) fn lock_directory_of(path: &Path) -> io::Result<File> {
+pub fn lock_directory_of(path: &Path) -> io::Result<File> {
     let directory = File::open(directory_of(path))?;
     #[cfg(unix)]
     rustix::fs::flock(&directory, rustix::fs::FlockOperation::LockExclusive)?;

@@ -1,5 +1,6 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::ServingStatus;
 use tunnel_api::{NoDefault, TunnelBackend};
 use tunnel_backends::{door::Door, ports::PortRange, sockets, tunnels::Tunnels};
@@ -22,6 +23,9 @@ pub struct Running {
     backend: Arc<dyn TunnelBackend>,
     health: rpc::Health,
     drain: Duration,
+    /// Ends what goes on in the background.
+    stop: CancellationToken,
+    background: TaskTracker,
 }
 
 /// Why a server does not start.
@@ -61,9 +65,13 @@ impl Server {
             }
             None => Arc::new(router),
         };
+        let (stop, background) = (CancellationToken::new(), TaskTracker::new());
+        if let Some(keyring) = &keyring {
+            background.spawn(stop.clone().run_until_cancelled_owned(keyring.clone().follow()));
+        }
         let (http, health) = rpc::build(backend.clone(), keyring).await;
         let door = Door::open(listener, door, gate.in_front_of(http)).map_err(cannot_listen)?;
-        Ok(Running { door, tunnels, backend, health, drain: config.drain })
+        Ok(Running { door, tunnels, backend, health, drain: config.drain, stop, background })
     }
 }
 
@@ -96,6 +104,9 @@ impl Running {
         self.health.set(ServingStatus::NotServing).await;
         self.tunnels.drain(self.drain).await;
         self.door.close(HANG_UP).await;
+        self.stop.cancel();
+        self.background.close();
+        self.background.wait().await;
     }
 }
 

@@ -86,7 +86,8 @@ impl Credentials {
         self.all.is_empty()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Credential> {
+    /// One after the other, as the file has them.
+    pub fn iter(&self) -> impl Iterator<Item = &Credential> {
         self.all.iter()
     }
 
@@ -123,11 +124,27 @@ impl Credentials {
 }
 
 impl Credential {
+    /// Names it. No secret.
+    pub fn id(&self) -> &CredentialId {
+        &self.id
+    }
+
+    /// Whose it is.
+    pub fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
+    /// Until when it is good.
+    pub fn expires(&self) -> Option<SystemTime> {
+        self.expires
+    }
+
     pub(crate) fn is_good(&self, now: SystemTime) -> bool {
         self.expires.is_none_or(|expires| now < expires)
     }
 
-    pub(crate) fn kind(&self) -> &'static str {
+    /// What shows it: a token or a certificate.
+    pub fn kind(&self) -> &'static str {
         match self.told_by {
             ToldBy::Token(_) => "token",
             ToldBy::Fingerprint(_) | ToldBy::Subject(_) => "certificate",

@@ -8,7 +8,7 @@ use wildmatch::WildMatch;
 /// What a credential allows its owner to open. What is absent is not granted.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Grants {
+pub(crate) struct Grants {
     /// Backends, by name; `*` stands for any characters.
     backends: Vec<Pattern>,
     /// Public ports that may be asked for by number. (One that the server chooses needs no grant.)

@@ -47,7 +47,7 @@ pub struct HashError;
 
 impl TokenHash {
     /// The SHA-256 of these bytes, such as a certificate's.
-    pub(super) fn of(bytes: &[u8]) -> Self {
+    pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 }

@@ -6,6 +6,7 @@ use toml::de::{DeTable, DeValue};
 use tunnel_backends::ports::PortRange;
 
 use super::{Backend, Config, ConfigError, error::Place};
+use crate::auth::Credentials;
 
 impl Config {
     /// Reads and checks a config file.
@@ -29,6 +30,14 @@ impl Config {
             other => other,
         })?;
         Ok(config)
+    }
+
+    /// Whether the files that it names can be read and say what they should.
+    pub fn check_files(&self) -> Result<(), ConfigError> {
+        if let Some(credentials) = &self.credentials {
+            Credentials::from_file(credentials)?;
+        }
+        Ok(())
     }
 
     /// Paths are relative to the file that they stand in.
