@@ -3,6 +3,7 @@
 //! opaque service, so that this crate knows nothing of it.
 
 mod first;
+mod forwarded;
 mod lobby;
 
 use std::{
@@ -36,6 +37,7 @@ use tunnel_api::ConnectionAddrs;
 
 use self::{
     first::{FirstUnit, Protocol, read_first_unit},
+    forwarded::origin,
     lobby::{Lobby, Seat},
 };
 use crate::{acceptor::Acceptor, replay::Replay, sockets};
@@ -58,8 +60,8 @@ pub struct DoorTerms {
     /// How many of them may come from one source: a v4 address, or a v6 /64. One more, and the oldest of that source is
     /// closed. Loopback and `trusted_proxies` are not held to it: many parties come from there.
     pub waiting_per_source: usize,
-    /// Proxies in front of us.
-    pub trusted_proxies: Vec<IpNet>,
+    /// Proxies in front of us, which say in `X-Forwarded-For` for whom they ask.
+    pub trusted_proxies: Arc<[IpNet]>,
     /// How long a connection without a request is kept.
     pub idle: Duration,
 }
@@ -70,7 +72,7 @@ impl Default for DoorTerms {
             first_unit: Duration::from_secs(5),
             waiting: 1024,
             waiting_per_source: 64,
-            trusted_proxies: Vec::new(),
+            trusted_proxies: Arc::default(),
             idle: Duration::from_secs(60),
         }
     }
@@ -166,7 +168,12 @@ async fn receive(mut socket: TcpStream, peer: SocketAddr, seat: Seat, hall: Arc<
 impl Hall {
     async fn serve(&self, protocol: Protocol, io: Replay, addrs: ConnectionAddrs) {
         let asked = Arc::new(AtomicBool::new(false));
-        let service = Introduce { inner: TowerToHyperService::new(self.http.clone()), addrs, asked: asked.clone() };
+        let service = Introduce {
+            inner: TowerToHyperService::new(self.http.clone()),
+            addrs,
+            trusted_proxies: self.terms.trusted_proxies.clone(),
+            asked: asked.clone(),
+        };
         let ended = match protocol {
             Protocol::Http1 => self.serve_http1(io, service).await,
             Protocol::Http2 => self.serve_http2(io, service, &asked).await,
@@ -237,6 +244,7 @@ async fn idle_without_request(idle: Duration, asked: &AtomicBool) {
 struct Introduce {
     inner: TowerToHyperService<HttpService>,
     addrs: ConnectionAddrs,
+    trusted_proxies: Arc<[IpNet]>,
     asked: Arc<AtomicBool>,
 }
 
@@ -247,7 +255,8 @@ impl Service<Request<Incoming>> for Introduce {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         self.asked.store(true, Ordering::Relaxed);
-        request.extensions_mut().insert(self.addrs);
+        let peer = origin(request.headers(), self.addrs.peer, &self.trusted_proxies);
+        request.extensions_mut().insert(ConnectionAddrs { peer, ..self.addrs });
         self.inner.call(request)
     }
 }
