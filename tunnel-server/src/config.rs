@@ -2,6 +2,7 @@
 //! lists and explains them all, and a test keeps the two together.
 
 mod backends;
+mod changes;
 mod error;
 mod file;
 mod values;
