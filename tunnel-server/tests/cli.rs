@@ -155,7 +155,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// A server with a config of its own; gives the child, its stderr and where it listens.
 async fn start_with(config: &Path) -> (Child, BufReader<ChildStderr>, String) {
-    start(server(&["--config", config.to_str().unwrap()])).await
+    start(server(&["--config", config.to_str().expect("UTF-8")])).await
 }
 
 async fn said(stderr: &mut BufReader<ChildStderr>, part: &str) -> String {
