@@ -8,8 +8,11 @@ use tokio::{
     net::TcpStream,
     time::{interval, timeout},
 };
-use tunnel_api::rpc::v1::{ListTunnelsRequest, OpenTunnelRequest};
-use tunnel_server::Running;
+use tunnel_api::{
+    Host,
+    rpc::v1::{ListTunnelsRequest, OpenTunnelRequest},
+};
+use tunnel_server::{Running, config::HostPort};
 use tunnel_tests::{
     client::ask,
     client::{get, hear_out},
@@ -254,8 +257,9 @@ async fn a_proxy_of_ours_says_who_calls_and_nobody_else_does() {
         {
             let server = server_with(|config| {
                 config.trusted_proxies = trusted_proxies;
-                let host = Some("tunnels.example".parse().unwrap());
-                (config.advertise.agents, config.advertise.clients) = (host.clone(), host);
+                let host: Host = "tunnels.example".parse().unwrap();
+                config.advertise.agents = Some(HostPort { host: host.clone(), port: None });
+                config.advertise.clients = Some(host);
             })
             .await;
             let mut request = tonic::Request::new(OpenTunnelRequest::default());

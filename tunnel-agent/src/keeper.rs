@@ -334,7 +334,7 @@ impl Keeper {
         if opened.uri.scheme() != self.opened.uri.scheme() {
             // The server has another default backend than it had.
             let unknown = |error: DialError| TunnelError::invalid("backend", error.to_string());
-            self.dialler = dialler_for(&opened.uri).map_err(unknown)?.into();
+            self.dialler = dialler_for(&opened.uri, &tunnel_api::tls::ClientTls::default()).map_err(unknown)?.into();
         }
         self.opened = opened;
         self.dial_ins.shutdown().await;

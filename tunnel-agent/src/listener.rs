@@ -59,7 +59,7 @@ impl TunnelListener {
         tunnel: Tunnel,
         opened: OpenedTunnel,
     ) -> Result<Self, DialError> {
-        let dialler = dialler_for(&opened.uri)?;
+        let dialler = dialler_for(&opened.uri, &tunnel_api::tls::ClientTls::default())?;
         let (id, address) = (opened.id.clone(), opened.address.clone());
         let (streams_in, streams) = mpsc::channel(1);
         let (state_in, state) = watch::channel(AgentState::Dialling);

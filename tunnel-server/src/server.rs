@@ -3,7 +3,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::ServingStatus;
 use tunnel_api::{NoDefault, TunnelBackend};
-use tunnel_backends::{door::Door, ports::PortRange, sockets, tunnels::Tunnels};
+use tunnel_backends::{door::Door, ports::PortRange, sockets, tls::ServerTls, tunnels::Tunnels};
 
 use crate::{
     assemble::{Parts, assemble},
@@ -23,6 +23,7 @@ pub struct Running {
     backend: Arc<dyn TunnelBackend>,
     health: rpc::Health,
     keyring: Option<Arc<Keyring>>,
+    tls: Option<Arc<ServerTls>>,
     config: Config,
     /// Ends what goes on in the background.
     stop: CancellationToken,
@@ -71,8 +72,9 @@ impl Server {
             background.spawn(stop.clone().run_until_cancelled_owned(keyring.clone().follow()));
         }
         let (http, health) = rpc::build(backend.clone(), keyring.clone()).await;
+        let tls = door.tls.clone();
         let door = Door::open(listener, door, gate.in_front_of(http)).map_err(cannot_listen)?;
-        Ok(Running { door, tunnels, backend, health, keyring, config, stop, background })
+        Ok(Running { door, tunnels, backend, health, keyring, tls, config, stop, background })
     }
 }
 
@@ -91,7 +93,8 @@ impl Running {
                 SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
             });
         }
-        format!("http://{addr}")
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{addr}")
     }
 
     /// The backends behind the RPC, for callers in this process.
@@ -99,13 +102,16 @@ impl Running {
         self.backend.clone()
     }
 
-    /// Puts into force what can be changed while it runs (credentials), and gives the keys of `config` that
+    /// Puts into force what can be changed while it runs (credentials, certificates), and gives the keys of `config` that
     /// cannot: they wait for the next start. What is no good changes nothing.
     pub fn reload(&self, config: &Config) -> Result<Vec<&'static str>, ConfigError> {
         config.check()?;
         config.check_files()?;
         if let Some(keyring) = &self.keyring {
             keyring.reload()?;
+        }
+        if let Some(tls) = &self.tls {
+            tls.reload()?;
         }
         Ok(self.config.fixed_differences(config))
     }
