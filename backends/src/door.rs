@@ -4,6 +4,7 @@
 
 mod encryption;
 mod first;
+mod forwarded;
 mod lobby;
 
 use std::{
@@ -41,6 +42,7 @@ use tunnel_api::ConnectionAddrs;
 use self::{
     encryption::Plain,
     first::{FirstUnit, Protocol, Refusal, read_first_unit},
+    forwarded::origin,
     lobby::{Lobby, Seat},
 };
 use crate::{acceptor::Acceptor, link::Link, replay::Replay, sockets, tls::ServerTls};
@@ -71,8 +73,8 @@ pub struct DoorTerms {
     /// How many of them may come from one source: a v4 address, or a v6 /64. One more, and the oldest of that source is
     /// closed. Loopback and `trusted_proxies` are not held to it: many parties come from there.
     pub waiting_per_source: usize,
-    /// Proxies in front of us.
-    pub trusted_proxies: Vec<IpNet>,
+    /// Proxies in front of us, which say in `X-Forwarded-For` for whom they ask.
+    pub trusted_proxies: Arc<[IpNet]>,
     /// How long a connection without a request is kept.
     pub idle: Duration,
     /// For those who come by TLS; there is none without.
@@ -87,7 +89,7 @@ impl Default for DoorTerms {
             first_unit: Duration::from_secs(5),
             waiting: 1024,
             waiting_per_source: 64,
-            trusted_proxies: Vec::new(),
+            trusted_proxies: Arc::default(),
             idle: Duration::from_secs(60),
             tls: None,
             encryption: Encryption::default(),
@@ -233,6 +235,7 @@ impl Hall {
             inner: TowerToHyperService::new(self.http.clone()),
             addrs: ConnectionAddrs { peer, local, encrypted },
             certificate,
+            trusted_proxies: self.terms.trusted_proxies.clone(),
             is_refused: plain == Some(Plain::Refused),
             asked: asked.clone(),
         };
@@ -322,6 +325,7 @@ async fn idle_without_request(idle: Duration, asked: &AtomicBool) {
 struct Introduce {
     inner: TowerToHyperService<HttpService>,
     addrs: ConnectionAddrs,
+    trusted_proxies: Arc<[IpNet]>,
     certificate: Option<PeerCertificate>,
     /// It had to be encrypted, and is not: nothing else about it matters.
     is_refused: bool,
@@ -341,7 +345,8 @@ impl Service<Request<Incoming>> for Introduce {
         if self.is_refused {
             return Either::Left(ready(Ok(encryption::refusal(&request))));
         }
-        request.extensions_mut().insert(self.addrs);
+        let peer = origin(request.headers(), self.addrs.peer, &self.trusted_proxies);
+        request.extensions_mut().insert(ConnectionAddrs { peer, ..self.addrs });
         if let Some(certificate) = &self.certificate {
             request.extensions_mut().insert(certificate.clone());
         }

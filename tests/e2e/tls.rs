@@ -20,7 +20,7 @@ use tunnel_api::{
     rpc::{Connect, ConnectError, RemoteBackend},
     tls::{ClientTls, Trust},
 };
-use tunnel_server::Running;
+use tunnel_server::{Config, Running, Server, config::HostPort};
 use tunnel_tests::{
     certificates::Certificates,
     client::{Ended, ask, at, get, hear_out},
@@ -92,8 +92,7 @@ async fn what_comes_from_a_proxy_that_ends_tls_is_encrypted_and_dials_its_port()
     within(async {
         let server = server_with(|config| {
             config.tls_terminated_by = vec!["127.0.0.0/8".parse().unwrap()];
-            config.advertise.agents =
-                Some(tunnel_server::config::HostPort { host: "tunnels.example".parse().unwrap(), port: Some(443) });
+            config.advertise.agents = Some(HostPort { host: "tunnels.example".parse().unwrap(), port: Some(443) });
         })
         .await;
         let uri = open_mux(&RemoteBackend::connect(&server.url()).await.unwrap()).await.uri;
@@ -201,13 +200,15 @@ async fn a_certificate_is_replaced_under_a_running_stream() {
 async fn a_certificate_that_is_no_good_leaves_the_old_one() {
     within(async {
         let certificates = Certificates::new();
-        let server = tls_server(&certificates).await;
+        let mut config = Config::local();
+        certificates.serve(&mut config);
+        let server = Server::start(config.clone()).await.unwrap();
         let (old, key) = (certificates.fingerprint("server"), certificates.path("server.key.pem"));
         certificates.issue("other", &["127.0.0.1"]);
         let other = fs::read(certificates.path("other.key.pem")).unwrap();
         for (broken, word) in [(&b"nothing"[..], "has no private key"), (&other, "cannot be used together")] {
             fs::write(&key, broken).unwrap();
-            let refused = server.reload_certificates().unwrap_err().to_string();
+            let refused = format!("{:#}", anyhow::Error::from(server.reload(&config).unwrap_err()));
             assert!(refused.contains(word) && refused.contains("server.key.pem"), "{refused}");
             remote(&server.url(), Trust::fingerprint(old)).await.unwrap();
         }
@@ -315,10 +316,10 @@ async fn files_that_cannot_be_used_are_named_at_start() {
     let certificates = Certificates::new();
     for (file, words) in [("server.pem", "has no certificate"), ("server.key.pem", "has no private key")] {
         fs::write(certificates.path(file), "nothing").unwrap();
-        let mut config = tunnel_server::Config::local();
+        let mut config = Config::local();
         certificates.serve(&mut config);
-        let refused = tunnel_server::Server::start(config).await.unwrap_err();
-        let why = std::error::Error::source(&refused).unwrap().to_string();
+        let refused = Server::start(config).await.unwrap_err();
+        let why = format!("{:#}", anyhow::Error::from(refused));
         assert!(why.contains(words) && why.contains(file), "{why}");
         certificates.issue("server", &["127.0.0.1"]);
     }

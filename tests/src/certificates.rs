@@ -1,18 +1,16 @@
 //! Certificates for servers and callers, and the authority behind them, as files in a directory of their own.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use tempfile::TempDir;
 use tunnel_api::tls::{ClientCertificate, Fingerprint, Trust, certificates};
 use tunnel_server::{Config, config::Tls};
 
 /// An authority, and what it has issued. The files are gone when this is dropped.
 #[derive(Debug)]
 pub struct Certificates {
-    directory: PathBuf,
+    directory: TempDir,
     authority: Issuer<'static, KeyPair>,
 }
 
@@ -22,12 +20,12 @@ impl Certificates {
     /// # Panics
     /// If the files cannot be written.
     pub fn new() -> Self {
-        let directory = std::env::temp_dir().join(format!("tunnel-tests-{:032x}", rand::random::<u128>()));
-        fs::create_dir(&directory).expect("a directory");
+        let directory = tempfile::tempdir().expect("a directory");
         let mut params = CertificateParams::new(Vec::new()).expect("a certificate");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
-        fs::write(directory.join("ca.pem"), params.self_signed(&key).expect("a certificate").pem()).expect("a file");
+        fs::write(directory.path().join("ca.pem"), params.self_signed(&key).expect("a certificate").pem())
+            .expect("a file");
         let all = Self { directory, authority: Issuer::new(params, key) };
         all.issue("server", &["127.0.0.1", "localhost"]);
         all
@@ -48,7 +46,7 @@ impl Certificates {
 
     /// One of the files.
     pub fn path(&self, file: &str) -> PathBuf {
-        self.directory.join(file)
+        self.directory.path().join(file)
     }
 
     /// Puts the server's certificate into a config.
@@ -81,22 +79,10 @@ impl Certificates {
         let (certificate, key) = (self.path(&format!("{name}.pem")), self.path(&format!("{name}.key.pem")));
         ClientCertificate::from_files(&certificate, &key).expect("a pair")
     }
-
-    /// Where they are.
-    pub fn directory(&self) -> &Path {
-        &self.directory
-    }
 }
 
 impl Default for Certificates {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl Drop for Certificates {
-    fn drop(&mut self) {
-        // What is left in the system's directory for such files is found there.
-        let _ = fs::remove_dir_all(&self.directory);
     }
 }

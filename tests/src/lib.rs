@@ -3,6 +3,7 @@
 
 pub mod certificates;
 pub mod client;
+pub mod credentials;
 pub mod detour;
 pub mod limit;
 pub mod oracle;

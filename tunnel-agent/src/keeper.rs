@@ -14,8 +14,8 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tunnel_api::{
-    AddressRequest, Caller, CloseReason, OpenedTunnel, TunnelBackend, TunnelError, TunnelEvents, TunnelRef, WatchFilter,
-    tls::ClientTls,
+    AddressRequest, Caller, CloseReason, OpenedTunnel, TunnelBackend, TunnelError, TunnelEvents, TunnelRef,
+    WatchFilter, tls::ClientTls,
 };
 use tunnel_backends::carrier::{ClientsPerDialIn, DialError, Dialler, dialler_for};
 

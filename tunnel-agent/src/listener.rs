@@ -75,7 +75,15 @@ impl TunnelListener {
         let (streams_in, streams) = mpsc::channel(1);
         let (state_in, state) = watch::channel(AgentState::Dialling);
         let stop = Stop { leave: CancellationToken::new(), close: CancellationToken::new() };
-        let keeper = Keeper::new(backend, Dialling { tls, dialler: dialler.into() }, tunnel, opened, streams_in, state_in, stop.clone());
+        let keeper = Keeper::new(
+            backend,
+            Dialling { tls, dialler: dialler.into() },
+            tunnel,
+            opened,
+            streams_in,
+            state_in,
+            stop.clone(),
+        );
         let keeper = tokio::spawn(keeper.run());
         let leave = stop.leave.clone().drop_guard();
         Ok(Self { id, address, streams, state, stop, hang_up: CancellationToken::new(), keeper, _leave: leave })

@@ -116,7 +116,9 @@ mod tests {
         assert_eq!(fingerprint.to_string(), plain);
         let pairs = ["0A:FF"; 16].join(":");
         assert_eq!(format!("SHA256:{pairs}").parse(), Ok(fingerprint));
-        for text in ["", "sha256", "sha256:", "sha1:00", &plain[7..], &plain[..70], &plain.replace('f', "g"), "sha256:é"] {
+        for text in
+            ["", "sha256", "sha256:", "sha1:00", &plain[7..], &plain[..70], &plain.replace('f', "g"), "sha256:é"]
+        {
             assert_eq!(text.parse::<Fingerprint>(), Err(FingerprintError), "{text}");
         }
     }

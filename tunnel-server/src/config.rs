@@ -2,6 +2,7 @@
 //! lists and explains them all, and a test keeps the two together.
 
 mod backends;
+mod changes;
 mod error;
 mod file;
 mod values;
@@ -9,7 +10,8 @@ mod values;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr},
-    path::{Path, PathBuf},
+    path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,7 +20,7 @@ use serde::Deserialize;
 use tunnel_api::Host;
 use tunnel_backends::{
     ports::PortRange,
-    tls::{ServerTls, TlsError, TlsFiles},
+    tls::{ServerTls, TlsFiles},
 };
 
 pub use backends::{Mux, Tcp};
@@ -33,6 +35,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Spelled out to run without TLS and credentials off loopback.
     pub insecure: bool,
+    /// The file of those who may open tunnels. Unset: everybody who can connect.
+    pub credentials: Option<PathBuf>,
     /// The backend of requests that name none. Unset: the only one there is, or else the one that is called `tcp`.
     pub default_backend: Option<String>,
     /// Proxies in front of the server: many parties come from there.
@@ -152,23 +156,9 @@ impl Config {
         self.tls.is_some() || !self.tls_terminated_by.is_empty()
     }
 
-    /// Reads the files that the config names, to see whether they are there and fit together.
-    pub fn check_files(&self) -> Result<(), TlsError> {
-        self.server_tls().map(drop)
-    }
-
-    pub(crate) fn server_tls(&self) -> Result<Option<std::sync::Arc<ServerTls>>, TlsError> {
+    pub(crate) fn server_tls(&self) -> Result<Option<Arc<ServerTls>>, ConfigError> {
         let Some(Tls { certificate, key, client_ca }) = self.tls.clone() else { return Ok(None) };
-        ServerTls::load(TlsFiles { certificate, key, client_ca }).map(Some)
-    }
-
-    /// Paths are relative to the directory of the config file.
-    fn resolve_paths(&mut self, directory: &Path) {
-        if let Some(Tls { certificate, key, client_ca }) = &mut self.tls {
-            for path in [certificate, key].into_iter().chain(client_ca) {
-                *path = directory.join(&path);
-            }
-        }
+        Ok(Some(ServerTls::load(TlsFiles { certificate, key, client_ca })?))
     }
 }
 
@@ -177,6 +167,7 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8010)),
             insecure: false,
+            credentials: None,
             default_backend: None,
             trusted_proxies: Vec::new(),
             tls_terminated_by: Vec::new(),

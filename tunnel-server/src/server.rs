@@ -1,17 +1,13 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::ServingStatus;
 use tunnel_api::{NoDefault, TunnelBackend};
-use tunnel_backends::{
-    door::Door,
-    ports::PortRange,
-    sockets,
-    tls::{ServerTls, TlsError},
-    tunnels::Tunnels,
-};
+use tunnel_backends::{door::Door, ports::PortRange, sockets, tls::ServerTls, tunnels::Tunnels};
 
 use crate::{
     assemble::{Parts, assemble},
+    auth::{Guard, Keyring},
     config::{Config, ConfigError},
     ephemeral, rpc,
 };
@@ -26,8 +22,12 @@ pub struct Running {
     tunnels: Arc<Tunnels>,
     backend: Arc<dyn TunnelBackend>,
     health: rpc::Health,
+    keyring: Option<Arc<Keyring>>,
     tls: Option<Arc<ServerTls>>,
-    drain: Duration,
+    config: Config,
+    /// Ends what goes on in the background.
+    stop: CancellationToken,
+    background: TaskTracker,
 }
 
 /// Why a server does not start.
@@ -40,9 +40,6 @@ pub enum StartError {
     /// The default backend is none of the backends.
     #[error(transparent)]
     NoDefault(#[from] NoDefault),
-    /// The certificates cannot be used.
-    #[error("no TLS")]
-    Tls(#[from] TlsError),
     /// The one port cannot be had.
     #[error("cannot listen on {listen}; is another server running there? (`listen` sets another address)")]
     Listen {
@@ -62,12 +59,22 @@ impl Server {
         let cannot_listen = |source| StartError::Listen { listen: config.listen, source };
         let listener = sockets::listen(config.listen).map_err(cannot_listen)?;
         let addr = listener.local_addr().map_err(cannot_listen)?;
+        let keyring = config.credentials.as_deref().map(Keyring::open).transpose()?;
         let Parts { tunnels, router, gate, door } = assemble(&config, addr)?;
-        let backend: Arc<dyn TunnelBackend> = Arc::new(router);
-        let (http, health) = rpc::build(backend.clone()).await;
+        let backend: Arc<dyn TunnelBackend> = match &keyring {
+            Some(keyring) => {
+                Arc::new(Guard::new(router, keyring.clone(), config.default_backend().unwrap_or_default()))
+            }
+            None => Arc::new(router),
+        };
+        let (stop, background) = (CancellationToken::new(), TaskTracker::new());
+        if let Some(keyring) = &keyring {
+            background.spawn(stop.clone().run_until_cancelled_owned(keyring.clone().follow()));
+        }
+        let (http, health) = rpc::build(backend.clone(), keyring.clone()).await;
         let tls = door.tls.clone();
         let door = Door::open(listener, door, gate.in_front_of(http)).map_err(cannot_listen)?;
-        Ok(Running { door, tunnels, backend, health, tls, drain: config.drain })
+        Ok(Running { door, tunnels, backend, health, keyring, tls, config, stop, background })
     }
 }
 
@@ -90,22 +97,34 @@ impl Running {
         format!("{scheme}://{addr}")
     }
 
-    /// Reads the certificates again, for the connections to come. (Changed files are noticed without it within a second.)
-    pub fn reload_certificates(&self) -> Result<(), TlsError> {
-        self.tls.as_ref().map_or(Ok(()), |tls| tls.reload())
-    }
-
     /// The backends behind the RPC, for callers in this process.
     pub fn backend(&self) -> Arc<dyn TunnelBackend> {
         self.backend.clone()
+    }
+
+    /// Puts into force what can be changed while it runs (credentials, certificates), and gives the keys of `config` that
+    /// cannot: they wait for the next start. What is no good changes nothing.
+    pub fn reload(&self, config: &Config) -> Result<Vec<&'static str>, ConfigError> {
+        config.check()?;
+        config.check_files()?;
+        if let Some(keyring) = &self.keyring {
+            keyring.reload()?;
+        }
+        if let Some(tls) = &self.tls {
+            tls.reload()?;
+        }
+        Ok(self.config.fixed_differences(config))
     }
 
     /// Stops: says so to health checks and watchers, takes no more clients, lets running streams end for as long as the
     /// config's `drain`, aborts what is left, and hangs up.
     pub async fn shutdown(self) {
         self.health.set(ServingStatus::NotServing).await;
-        self.tunnels.drain(self.drain).await;
+        self.tunnels.drain(self.config.drain).await;
         self.door.close(HANG_UP).await;
+        self.stop.cancel();
+        self.background.close();
+        self.background.wait().await;
     }
 }
 

@@ -111,7 +111,9 @@ pub(crate) struct ServerUrl(String);
 /// What keeps a text from being one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ServerUrlError {
-    #[error("a tunnel server has an https or http URL; write https://HOST:PORT, or http://HOST:PORT, or just HOST:PORT")]
+    #[error(
+        "a tunnel server has an https or http URL; write https://HOST:PORT, or http://HOST:PORT, or just HOST:PORT"
+    )]
     OtherScheme,
     #[error("nothing may follow the port; write https://HOST:PORT")]
     Path,

@@ -49,7 +49,8 @@ async fn wrong_usage_is_wrong_whatever_the_environment() {
 #[tokio::test]
 async fn an_empty_variable_is_none() {
     let (_backend, url) = service().await;
-    let empty = ["TNL_NAME", "TNL_PORT", "TNL_BACKEND", "TNL_OUTPUT", "TNL_PROXY_PROTOCOL", "TNL_TOKEN", "TNL_CA"].map(|name| (name, ""));
+    let empty = ["TNL_NAME", "TNL_PORT", "TNL_BACKEND", "TNL_OUTPUT", "TNL_PROXY_PROTOCOL", "TNL_TOKEN", "TNL_CA"]
+        .map(|name| (name, ""));
     let ended = run_in(&["list", "--server", &url], &empty).await;
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
 }

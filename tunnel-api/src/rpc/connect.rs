@@ -1,9 +1,6 @@
 use std::{error::Error, time::Duration};
 
-use hyper_util::{
-    client::legacy::connect::HttpConnector,
-    rt::TokioIo,
-};
+use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
 use tonic::transport::{Endpoint, Uri};
 use tower::{Service, ServiceExt, service_fn};
 
@@ -179,7 +176,12 @@ fn dialler(target: &Target) -> impl FnMut(Uri) -> Dialling + Clone + Send + 'sta
 type Dialling = std::pin::Pin<Box<dyn Future<Output = Result<TokioIo<Wire>, BoxError>> + Send>>;
 
 /// Bounded as a whole by the endpoint's `connect_timeout`.
-async fn dial(mut http: HttpConnector, uri: Uri, host: Host, tls: Option<ClientTls>) -> Result<TokioIo<Wire>, BoxError> {
+async fn dial(
+    mut http: HttpConnector,
+    uri: Uri,
+    host: Host,
+    tls: Option<ClientTls>,
+) -> Result<TokioIo<Wire>, BoxError> {
     let socket = http.ready().await?.call(uri).await?.into_inner();
     let wire = match tls {
         Some(tls) => Wire::tls(tls.connect(socket, &host, b"h2").await?),

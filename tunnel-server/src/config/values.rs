@@ -38,7 +38,8 @@ pub(super) fn socket_addr<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAd
 /// `"tunnels.example"` or `"tunnels.example:8010"`.
 pub(super) fn host_and_port<'de, D: Deserializer<'de>>(from: D) -> Result<Option<HostPort>, D::Error> {
     let text = String::deserialize(from)?;
-    let at = text.parse().map_err(|()| D::Error::custom("write a host name or an IP address, with a port or without"))?;
+    let at =
+        text.parse().map_err(|()| D::Error::custom("write a host name or an IP address, with a port or without"))?;
     Ok(Some(at))
 }
 
