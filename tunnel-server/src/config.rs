@@ -9,6 +9,7 @@ mod values;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -36,6 +37,11 @@ pub struct Config {
     /// How long running streams may go on when the server stops.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
+    /// Where open tunnels are recorded, so that a restart loses none. Unset: nowhere.
+    pub state: Option<PathBuf>,
+    /// How long a public port that was asked for by number goes to no other owner once it is given up.
+    #[serde(with = "humantime_serde")]
+    pub quarantine: Duration,
     /// The hosts that are given out.
     pub advertise: Advertise,
     /// The ports that are given out.
@@ -127,6 +133,8 @@ impl Default for Config {
             default_backend: None,
             trusted_proxies: Vec::new(),
             drain: Duration::from_secs(30),
+            state: None,
+            quarantine: Duration::from_secs(10 * 60),
             advertise: Advertise::default(),
             ports: Ports::default(),
             door: Door::default(),

@@ -1,8 +1,15 @@
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use tonic_health::ServingStatus;
 use tunnel_api::{NoDefault, TunnelBackend};
-use tunnel_backends::{door::Door, ports::PortRange, sockets, tunnels::Tunnels};
+use tunnel_backends::{
+    door::Door,
+    ports::PortRange,
+    registry::{Directory, InMemory, Registry, StateError},
+    restore::restore,
+    sockets,
+    tunnels::Tunnels,
+};
 
 use crate::{
     assemble::{Parts, assemble},
@@ -33,6 +40,9 @@ pub enum StartError {
     /// The default backend is none of the backends.
     #[error(transparent)]
     NoDefault(#[from] NoDefault),
+    /// The state cannot be had.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// The one port cannot be had.
     #[error("cannot listen on {listen}; is another server running there? (`listen` sets another address)")]
     Listen {
@@ -52,7 +62,12 @@ impl Server {
         let cannot_listen = |source| StartError::Listen { listen: config.listen, source };
         let listener = sockets::listen(config.listen).map_err(cannot_listen)?;
         let addr = listener.local_addr().map_err(cannot_listen)?;
-        let Parts { tunnels, router, gate, door } = assemble(&config, addr)?;
+        let registry = registry(config.state.as_deref()).await?;
+        let loaded = registry.load().await?;
+        let Parts { tunnels, composed, router, gate, door } =
+            assemble(&config, addr, registry, loaded.tickets.clone())?;
+        // Nobody is let in yet: connections wait in the kernel's backlog.
+        restore(&tunnels, &composed, loaded).await;
         let backend: Arc<dyn TunnelBackend> = Arc::new(router);
         let (http, health) = rpc::build(backend.clone()).await;
         let door = Door::open(listener, door, gate.in_front_of(http)).map_err(cannot_listen)?;
@@ -95,6 +110,18 @@ impl Running {
 impl std::fmt::Debug for Running {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Running").field("addr", &self.addr()).finish_non_exhaustive()
+    }
+}
+
+async fn registry(state: Option<&Path>) -> Result<Arc<dyn Registry>, StateError> {
+    match state {
+        Some(dir) => Ok(Arc::new(Directory::open(dir).await?)),
+        None => {
+            tracing::info!(
+                "tunnels are in memory, and a restart forgets them (`state` names a directory to record them in)"
+            );
+            Ok(Arc::new(InMemory))
+        }
     }
 }
 

@@ -12,7 +12,16 @@ impl Config {
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
         let text =
             fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-        Self::parse(&text, path)
+        let mut config = Self::parse(&text, path)?;
+        config.resolve_paths(path.parent().unwrap_or(Path::new("")));
+        Ok(config)
+    }
+
+    /// Paths in a config file are relative to it.
+    fn resolve_paths(&mut self, dir: &Path) {
+        if let Some(state) = &mut self.state {
+            *state = dir.join(&state);
+        }
     }
 
     /// Reads and checks a config; `path` is where it is said to come from.
@@ -219,6 +228,16 @@ mod tests {
                 assert!(refusal.contains(part), "{text:?} gave {refusal:?}, which lacks {part:?}");
             }
         }
+    }
+
+    #[test]
+    fn paths_are_relative_to_the_file_they_are_in() {
+        let mut config = Config::parse("state = \"state\"", Path::new("/etc/tunnel/t.toml")).unwrap();
+        config.resolve_paths(Path::new("/etc/tunnel"));
+        assert_eq!(config.state.as_deref(), Some(Path::new("/etc/tunnel/state")));
+        config.state = Some("/var/lib/tunnel".into());
+        config.resolve_paths(Path::new("/etc/tunnel"));
+        assert_eq!(config.state.as_deref(), Some(Path::new("/var/lib/tunnel")));
     }
 
     #[test]

@@ -38,7 +38,7 @@ impl Carrier for PtthCarrier {
         admission: Admission<'_>,
         uplink: Uplink,
     ) -> Result<(TunnelUri, Lease), TunnelError> {
-        let host = self.advertised.host(caller)?;
+        let host = admission.dial_in.host().cloned().map_or_else(|| self.advertised.host(caller), Ok)?;
         let uri = TunnelUri::ptth(&host, self.port, admission.id, &self.gate.tickets.issue(admission.id));
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let admitted = Admitted {
@@ -104,6 +104,11 @@ impl Gate {
     /// Nobody may come in yet.
     pub fn new() -> Arc<Self> {
         Arc::default()
+    }
+
+    /// Nobody may come in yet, and those who may will have these tickets.
+    pub fn with_tickets(tickets: Tickets) -> Arc<Self> {
+        Arc::new(Self { tickets, admitted: Mutex::default() })
     }
 
     /// The tunnel that this ticket is for. Whatever is wrong, there is none.
