@@ -279,6 +279,9 @@ impl Composed {
     /// What of a tunnel outlives the server. An unnamed one with a port of its own to dial is of no use to agents that cannot
     /// tell it from another one there; one for a single connection ends with it.
     fn after_restart(&self, request: &OpenTunnel) -> Option<AfterRestart> {
+        if !self.tunnels.records().are_kept() {
+            return None;
+        }
         if request.name.is_some() || self.carrier.knows_its_agents() {
             return Some(AfterRestart::Restored);
         }

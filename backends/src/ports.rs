@@ -380,7 +380,7 @@ mod tests {
         let extra = *three_ports().start();
         let pool = PortPool::new(PortRange::Between(ports.clone()), BTreeSet::from([extra]));
         pool.listen(LOOPBACK, Choice::Exactly(extra), &us()).expect("an extra port");
-        let error = pool.listen(LOOPBACK, Choice::Exactly(ports.end().wrapping_add(7000), &us())).unwrap_err();
+        let error = pool.listen(LOOPBACK, Choice::Exactly(ports.end().wrapping_add(7000)), &us()).unwrap_err();
         assert!(matches!(&error, TunnelError::NotAllowed { why } if why.contains("extra_ports")), "{error:?}");
     }
 

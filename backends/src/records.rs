@@ -70,6 +70,11 @@ impl Records {
         })
     }
 
+    /// Whether there is any sense in writing.
+    pub(crate) fn are_kept(&self) -> bool {
+        self.registry.keeps_records()
+    }
+
     /// The record of a tunnel that is being opened.
     pub(crate) fn of(self: &Arc<Self>, id: &TunnelId) -> Recorded {
         Recorded { records: self.clone(), id: id.clone(), state: Arc::new(Mutex::new(State::None)) }
@@ -219,6 +224,10 @@ impl Unfinished {
 
     fn start_to_undo(&mut self) -> Option<oneshot::Receiver<()>> {
         let (leases, recorded) = (self.leases.take()?, self.recorded.clone());
+        if recorded.state.try_lock().is_ok_and(|state| *state == State::None) {
+            // Nothing was written, and nobody else can: what it holds goes at once.
+            return None;
+        }
         // Without a runtime there is nobody left to be acknowledged to, and nothing more to be done.
         let runtime = tokio::runtime::Handle::try_current().ok()?;
         let (done, undone) = oneshot::channel();

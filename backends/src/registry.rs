@@ -26,6 +26,11 @@ use crate::tickets::Tickets;
 /// **Errors** mean that nothing is known of what the call should have done. What is called again after one may find it done.
 #[async_trait]
 pub trait Registry: fmt::Debug + Send + Sync + 'static {
+    /// Whether what is put here is there later. Where it is not, nothing is.
+    fn keeps_records(&self) -> bool {
+        true
+    }
+
     /// What an earlier server left. Called once, before anything else.
     async fn load(&self) -> Result<Loaded, StateError>;
 
@@ -109,6 +114,10 @@ pub struct InMemory;
 
 #[async_trait]
 impl Registry for InMemory {
+    fn keeps_records(&self) -> bool {
+        false
+    }
+
     async fn load(&self) -> Result<Loaded, StateError> {
         Ok(Loaded { tickets: Tickets::new(), tunnels: Vec::new(), given_up: Vec::new() })
     }

@@ -185,9 +185,9 @@ impl Tunnels {
     ) -> Result<(), TunnelError> {
         if has_changed
             && let Some(record) = tunnel.record()
-            && let Err(Unwritten::Failed(error)) = tunnel.recording.recorded.write(record).await
+            && tunnel.recording.recorded.write(record).await.is_err()
         {
-            return Err(error);
+            tracing::warn!(tunnel.id = %tunnel.about().id, "where its agents dial in could not be recorded");
         }
         // Its record stays where it is if it cannot be taken back.
         let nothing_of_it = self.records.of(&tunnel.about().id);

@@ -298,3 +298,144 @@ const AT_ONCE: usize = 16;
 
 /// The largest that a request makes has some 30 KiB.
 const MAX_RECORD: u64 = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{registry::record::tests::record, testing::Scratch};
+
+    async fn open(scratch: &Scratch) -> Directory {
+        Directory::open(&scratch.path().join("state")).await.expect("a directory of our own")
+    }
+
+    fn ids(loaded: &Loaded) -> Vec<&str> {
+        let mut ids: Vec<_> = loaded.tunnels.iter().map(|record| record.id().as_str()).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    fn id(text: &str) -> TunnelId {
+        text.parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_was_put_is_there_later_and_what_was_removed_is_not() {
+        let scratch = Scratch::new();
+        let directory = open(&scratch).await;
+        let ticket = directory.load().await.unwrap().tickets.issue(&id("t-1"));
+        for (id, port) in [("t-1", 1), ("t-2", 2), ("t-3", 3), ("t-2", 4)] {
+            directory.put(&record(id, port)).await.unwrap();
+        }
+        directory.remove(&id("t-3")).await.unwrap();
+        directory.remove(&id("t-never")).await.unwrap();
+        directory.close().await;
+        assert!(matches!(directory.put(&record("t-5", 5)).await, Err(StateError::Closed)));
+
+        let loaded = open(&scratch).await.load().await.unwrap();
+        assert_eq!(ids(&loaded), ["t-1", "t-2"]);
+        let second = loaded.tunnels.iter().find(|record| record.id().as_str() == "t-2");
+        assert_eq!(second, Some(&record("t-2", 4)));
+        assert_eq!(loaded.tickets.issue(&id("t-1")), ticket);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_given_up_is_there_until_it_is_forgotten() {
+        let scratch = Scratch::new();
+        let directory = open(&scratch).await;
+        let until = UNIX_EPOCH + Duration::from_secs(4_000_000_000);
+        directory.put(&record("t.1", 1)).await.unwrap();
+        for id in ["t.1", "t-never"].map(id) {
+            directory.give_up(&id, until).await.unwrap();
+        }
+        drop(directory);
+
+        let directory = open(&scratch).await;
+        let loaded = directory.load().await.unwrap();
+        assert_eq!(ids(&loaded), Vec::<&str>::new());
+        let kept: Vec<_> = loaded.given_up.iter().map(|kept| (kept.record.id().as_str(), kept.until)).collect();
+        assert_eq!(kept, [("t.1", until)]);
+        directory.forget(&id("t.1"), until).await.unwrap();
+        directory.forget(&id("t.1"), until).await.unwrap();
+        assert!(directory.load().await.unwrap().given_up.is_empty());
+    }
+
+    #[tokio::test]
+    async fn two_servers_cannot_have_one_directory() {
+        let scratch = Scratch::new();
+        let first = open(&scratch).await;
+        let second = Directory::open(&scratch.path().join("state")).await;
+        assert!(matches!(&second, Err(StateError::Locked { dir }) if dir.ends_with("state")), "{second:?}");
+        first.close().await;
+        open(&scratch).await;
+    }
+
+    #[tokio::test]
+    async fn what_a_crash_left_half_written_is_removed() {
+        let scratch = Scratch::new();
+        let directory = open(&scratch).await;
+        directory.load().await.unwrap();
+        let draft = directory.files.tunnels.join(".t-1.json");
+        fs::write(&draft, b"{\"vers").unwrap();
+        assert_eq!(ids(&directory.load().await.unwrap()), Vec::<&str>::new());
+        assert!(!draft.exists());
+    }
+
+    #[tokio::test]
+    async fn what_is_no_record_is_refused_by_its_name() {
+        let whole = record("t-1", 1).to_json().unwrap();
+        let newer = String::from_utf8(whole.clone()).unwrap().replace("\"version\": 1", "\"version\": 7");
+        let cases: [(&str, &[u8], &str); 5] = [
+            ("tunnels/t-1.json", b"", "move it away"),
+            ("tunnels/t-1.json", &whole[..40], "move it away"),
+            ("tunnels/t-2.json", &whole, "of another tunnel"),
+            ("tunnels/t-1.json", newer.as_bytes(), "version 7"),
+            ("given-up/t-1.json", &whole, "until when"),
+        ];
+        for (name, content, expected) in cases {
+            let scratch = Scratch::new();
+            let directory = open(&scratch).await;
+            fs::write(directory.files.root.join(name), content).unwrap();
+            let refusal = directory.load().await.unwrap_err().to_string();
+            assert!(refusal.contains(name) && refusal.contains(expected), "{refusal}");
+        }
+    }
+
+    #[tokio::test]
+    async fn without_the_key_no_recorded_tunnel_is_restored() {
+        let scratch = Scratch::new();
+        let directory = open(&scratch).await;
+        directory.load().await.unwrap();
+        directory.put(&record("t-1", 1)).await.unwrap();
+        let key = directory.files.root.join("key");
+        fs::write(&key, b"short").unwrap();
+        assert!(directory.load().await.unwrap_err().to_string().contains("32 bytes"));
+        fs::remove_file(&key).unwrap();
+        assert!(directory.load().await.unwrap_err().to_string().contains("missing"));
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_written_leaves_nothing() {
+        let scratch = Scratch::new();
+        let directory = open(&scratch).await;
+        // Something is in the way of the file.
+        fs::create_dir_all(directory.files.tunnels.join("t-1.json/x")).unwrap();
+        let refused = directory.put(&record("t-1", 1)).await;
+        assert!(matches!(refused, Err(StateError::Io { doing: "write", .. })), "{refused:?}");
+        let left: Vec<_> = fs::read_dir(&directory.files.tunnels).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(left, [directory.files.tunnels.join("t-1.json")]);
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn nobody_else_can_read_it() {
+        use std::os::unix::fs::PermissionsExt;
+        let scratch = Scratch::new();
+        let directory = open(&scratch).await;
+        directory.load().await.unwrap();
+        directory.put(&record("t-1", 1)).await.unwrap();
+        for (path, mode) in [("", 0o700), ("tunnels", 0o700), ("key", 0o600), ("tunnels/t-1.json", 0o600)] {
+            let path = directory.files.root.join(path);
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode, "{}", path.display());
+        }
+    }
+}
