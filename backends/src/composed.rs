@@ -10,9 +10,12 @@ use tunnel_api::{
 
 use crate::{
     carrier::{Admission, Carrier, DialFrom},
+    clients::ClientFilter,
     events::Identity,
     front::Front,
+    lease::Lease,
     presence::Lifetime,
+    quotas::{Counted, Share},
     relay::RelayTimes,
     sockets,
     tunnel::{Terms, Tunnel},
@@ -69,9 +72,11 @@ impl Default for Times {
 impl TunnelBackend for Composed {
     async fn open_tunnel(&self, caller: &Caller, request: OpenTunnel) -> Result<OpenedTunnel, TunnelError> {
         self.tunnels.check_not_draining()?;
+        let share = self.tunnels.quotas.share(caller);
+        share.ask_to_open()?;
         let request = self.without_what_makes_no_difference(request);
         self.check(&request)?;
-        let Some(name) = &request.name else { return self.open_new(caller, request).await };
+        let Some(name) = &request.name else { return self.open_new(caller, request, share).await };
 
         let _naming = self.tunnels.naming.lock().await;
         match self.tunnels.by_name(&caller.owner, name) {
@@ -79,7 +84,7 @@ impl TunnelBackend for Composed {
             Some(tunnel) => return self.open_again(&tunnel, caller, request),
             None => {}
         }
-        self.open_new(caller, request).await
+        self.open_new(caller, request, share).await
     }
 
     async fn get_tunnel_address(&self, caller: &Caller, uri: &TunnelUri) -> Result<PublicAddress, TunnelError> {
@@ -106,9 +111,11 @@ impl TunnelBackend for Composed {
 impl Composed {
     /// Publishes the address, admits the agents, and puts the tunnel on the table. Up to that last step everything is held
     /// by leases in this future alone, so that dropping it undoes everything.
-    async fn open_new(&self, caller: &Caller, request: OpenTunnel) -> Result<OpenedTunnel, TunnelError> {
+    async fn open_new(&self, caller: &Caller, request: OpenTunnel, share: Share) -> Result<OpenedTunnel, TunnelError> {
         let front = self.front(&request.address)?;
+        let clients = ClientFilter::new(&request.client_allow, &request.client_deny);
         for _ in 0..SAME_URI_TRIES {
+            let counted = Lease::holding(share.take(Counted::Tunnels)?);
             let connections = connections(&request);
             let about = Identity {
                 id: new_id(),
@@ -117,7 +124,13 @@ impl Composed {
                 backend: self.name.clone(),
             };
             let news = self.tunnels.news(about);
-            let uplink = Uplink::new(self.uplink_terms(&request), self.lifetime(&request), news.clone());
+            let uplink = Uplink::new(
+                self.uplink_terms(&request),
+                self.lifetime(&request),
+                news.clone(),
+                clients.clone(),
+                share.clone(),
+            );
             let dial_from = DialFrom::new(self.networks(caller, &request));
 
             let (address, published) = front.publish(caller, &request.address, uplink.clone()).await?;
@@ -134,7 +147,7 @@ impl Composed {
             let terms = Terms::of(request.clone());
             let tunnel = Tunnel::new(news, (uri, address), terms, dial_from, uplink);
             let opened = tunnel.opened();
-            match self.tunnels.add(Arc::new(tunnel), vec![admitted, published]) {
+            match self.tunnels.add(Arc::new(tunnel), vec![admitted, published, counted]) {
                 Ok(()) => return Ok(opened),
                 Err(leases) => drop(leases),
             }

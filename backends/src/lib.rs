@@ -16,6 +16,8 @@ pub mod sockets;
 #[cfg(feature = "serve")]
 pub mod acceptor;
 #[cfg(feature = "serve")]
+mod clients;
+#[cfg(feature = "serve")]
 pub mod composed;
 #[cfg(feature = "serve")]
 pub mod door;
@@ -33,6 +35,8 @@ pub mod mux;
 pub mod ports;
 #[cfg(feature = "serve")]
 mod presence;
+#[cfg(feature = "serve")]
+pub mod quotas;
 #[cfg(feature = "serve")]
 pub mod session;
 #[cfg(feature = "serve")]

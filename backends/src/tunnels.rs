@@ -23,6 +23,7 @@ use tunnel_api::{
 use crate::{
     events::{Events, Identity, Told, TunnelNews},
     lease::Lease,
+    quotas::Quotas,
     tunnel::Tunnel,
 };
 
@@ -31,6 +32,7 @@ use crate::{
 pub struct Tunnels {
     table: Mutex<Table>,
     events: Events,
+    pub(crate) quotas: Arc<Quotas>,
     /// Held while a named tunnel is being opened, so that a name is opened once.
     pub(crate) naming: tokio::sync::Mutex<()>,
     draining: CancellationToken,
@@ -52,11 +54,17 @@ pub(crate) struct Scope {
 }
 
 impl Tunnels {
-    /// No tunnels yet.
+    /// No tunnels yet, and no limits.
     pub fn new() -> Arc<Self> {
+        Self::held_to(Quotas::unlimited())
+    }
+
+    /// No tunnels yet, and no more than so many.
+    pub fn held_to(quotas: Arc<Quotas>) -> Arc<Self> {
         Arc::new(Self {
             table: Mutex::default(),
             events: Events::new(),
+            quotas,
             naming: tokio::sync::Mutex::default(),
             draining: CancellationToken::new(),
             keepers: TaskTracker::new(),

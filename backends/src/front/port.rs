@@ -1,6 +1,6 @@
 //! Clients that connect to a TCP port of the tunnel's own.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{borrow::Cow, net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
 use tokio::{
@@ -104,7 +104,7 @@ async fn serve(socket: TcpStream, client: ClientInfo, uplink: Uplink, place: Own
     let stream = match wait_for_stream(&socket, client, &uplink).await {
         Ok(stream) => stream,
         Err(reason) => {
-            tracing::debug!(client.addr = %client.client_addr, reason, "client refused");
+            tracing::debug!(client.addr = %client.client_addr, %reason, "client refused");
             return sockets::reset(socket);
         }
     };
@@ -113,17 +113,21 @@ async fn serve(socket: TcpStream, client: ClientInfo, uplink: Uplink, place: Own
 }
 
 /// A client that gives up while it waits must not cost a dial-in. (One that has sent its end only may still want to hear.)
-async fn wait_for_stream(socket: &TcpStream, client: ClientInfo, uplink: &Uplink) -> Result<OpenStream, &'static str> {
+async fn wait_for_stream(
+    socket: &TcpStream,
+    client: ClientInfo,
+    uplink: &Uplink,
+) -> Result<OpenStream, Cow<'static, str>> {
     // One that gave up in the backlog: tokio has heard of no event yet, but the socket knows.
     if !matches!(socket.take_error(), Ok(None)) {
-        return Err("it gave up before it was accepted");
+        return Err("it gave up before it was accepted".into());
     }
     tokio::select! {
         biased;
-        _ = socket.ready(Interest::ERROR) => Err("it gave up waiting"),
+        _ = socket.ready(Interest::ERROR) => Err("it gave up waiting".into()),
         stream = uplink.connect(client) => stream.map_err(|reason| match reason {
-            NoStream::NoAgent => "no agent came in time",
-            NoStream::Retired => "the tunnel is taken or closed",
+            NoStream::NoAgent => "no agent came in time".into(),
+            reason => reason.to_string().into(),
         }),
     }
 }
