@@ -17,6 +17,15 @@ pub fn raise_descriptor_limit() {
     }
 }
 
+/// How many files this process may have open; `None` for as many as it likes.
+pub fn descriptor_limit() -> Option<usize> {
+    #[cfg(unix)]
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    #[cfg(not(unix))]
+    let limit = None::<u64>;
+    limit.and_then(|limit| usize::try_from(limit).ok())
+}
+
 /// The signals that ask a program to stop: Ctrl-C and, where there is one, SIGTERM.
 ///
 /// They are caught from the moment this is made. Make it before anybody can know that the program runs, or a signal that

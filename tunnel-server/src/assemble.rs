@@ -8,6 +8,8 @@ use tunnel_backends::{
     door::DoorTerms,
     mux::MuxConfig,
     ports::PortPool,
+    process,
+    quotas::Quotas,
     tcp::TcpConfig,
     tunnels::Tunnels,
 };
@@ -20,6 +22,7 @@ use crate::{
 /// The parts of a server, before anything is accepted.
 pub(crate) struct Parts {
     pub(crate) tunnels: Arc<Tunnels>,
+    pub(crate) quotas: Arc<Quotas>,
     pub(crate) router: Router,
     pub(crate) gate: Arc<Gate>,
     pub(crate) door: DoorTerms,
@@ -27,7 +30,10 @@ pub(crate) struct Parts {
 
 /// `door_addr` is where the one port is.
 pub(crate) fn assemble(config: &Config, door_addr: SocketAddr) -> Result<Parts, StartError> {
-    let (tunnels, gate) = (Tunnels::new(), Gate::new());
+    // As `main` has left it; a program with a server inside has its own idea of it.
+    let descriptors = process::descriptor_limit();
+    let quotas = Quotas::new(config.limits.overall(descriptors), config.limits.of_owner());
+    let (tunnels, gate) = (Tunnels::held_to(quotas.clone()), Gate::new());
     let shared = Shared {
         tunnels: tunnels.clone(),
         gate: gate.clone(),
@@ -41,12 +47,18 @@ pub(crate) fn assemble(config: &Config, door_addr: SocketAddr) -> Result<Parts, 
     let router = Router::new(backends, config.default_backend().unwrap_or_default())?;
     let door = DoorTerms {
         first_unit: config.door.first_unit,
-        waiting: config.door.waiting,
+        waiting: seats(config.door.waiting, descriptors),
         waiting_per_source: config.door.waiting_per_source,
         trusted_proxies: config.trusted_proxies.clone(),
         idle: config.door.idle,
     };
-    Ok(Parts { tunnels, router, gate, door })
+    tracing::debug!(?descriptors, limits = ?config.limits.overall(descriptors), door.waiting, "limits of all together");
+    Ok(Parts { tunnels, quotas, router, gate, door })
+}
+
+/// Silent connections at the door must make room before they have used up the descriptors of everybody else.
+fn seats(configured: usize, descriptors: Option<usize>) -> usize {
+    configured.min(descriptors.map_or(usize::MAX, |descriptors| descriptors / 4)).max(1)
 }
 
 /// What all backends share.

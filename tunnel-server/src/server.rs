@@ -3,12 +3,12 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::ServingStatus;
 use tunnel_api::{NoDefault, TunnelBackend};
-use tunnel_backends::{door::Door, ports::PortRange, sockets, tunnels::Tunnels};
+use tunnel_backends::{door::Door, ports::PortRange, process, quotas::Quotas, sockets, tunnels::Tunnels};
 
 use crate::{
     assemble::{Parts, assemble},
     auth::{Guard, Keyring},
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, Limits},
     ephemeral, rpc,
 };
 
@@ -20,6 +20,7 @@ pub struct Server;
 pub struct Running {
     door: Door,
     tunnels: Arc<Tunnels>,
+    quotas: Arc<Quotas>,
     backend: Arc<dyn TunnelBackend>,
     health: rpc::Health,
     drain: Duration,
@@ -58,7 +59,7 @@ impl Server {
         let listener = sockets::listen(config.listen).map_err(cannot_listen)?;
         let addr = listener.local_addr().map_err(cannot_listen)?;
         let keyring = config.credentials.as_deref().map(Keyring::open).transpose()?;
-        let Parts { tunnels, router, gate, door } = assemble(&config, addr)?;
+        let Parts { tunnels, quotas, router, gate, door } = assemble(&config, addr)?;
         let backend: Arc<dyn TunnelBackend> = match &keyring {
             Some(keyring) => {
                 Arc::new(Guard::new(router, keyring.clone(), config.default_backend().unwrap_or_default()))
@@ -71,7 +72,7 @@ impl Server {
         }
         let (http, health) = rpc::build(backend.clone(), keyring).await;
         let door = Door::open(listener, door, gate.in_front_of(http)).map_err(cannot_listen)?;
-        Ok(Running { door, tunnels, backend, health, drain: config.drain, stop, background })
+        Ok(Running { door, tunnels, quotas, backend, health, drain: config.drain, stop, background })
     }
 }
 
@@ -96,6 +97,17 @@ impl Running {
     /// The backends behind the RPC, for callers in this process.
     pub fn backend(&self) -> Arc<dyn TunnelBackend> {
         self.backend.clone()
+    }
+
+    /// What is in use, and the limits of single owners.
+    pub fn quotas(&self) -> &Arc<Quotas> {
+        &self.quotas
+    }
+
+    /// From now on these. What is beyond them already goes on; nothing new is let in until it is not.
+    pub fn hold_to(&self, limits: &Limits) {
+        self.quotas.set_overall(limits.overall(process::descriptor_limit()));
+        self.quotas.set_owner_default(limits.of_owner());
     }
 
     /// Stops: says so to health checks and watchers, takes no more clients, lets running streams end for as long as the
