@@ -1,5 +1,5 @@
-//! What a program's `main` needs of its process. Nothing else in the crates calls this: limits and signals concern the whole
-//! process, and are its program's business.
+//! What a program's `main` needs of its process. Nothing else in the crates changes anything here: limits and signals
+//! concern the whole process, and are its program's business.
 
 use std::io;
 

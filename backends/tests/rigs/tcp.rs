@@ -13,7 +13,7 @@ pub(crate) struct Tcp;
 
 impl Rig for Tcp {
     fn backend(&self, setup: Setup) -> Arc<dyn TunnelBackend> {
-        let config = TcpConfig::new("tcp", Tunnels::new(), setup.public_ports, setup.dial_in_ports);
+        let config = TcpConfig::new("tcp", Tunnels::held_to(setup.quotas), setup.public_ports, setup.dial_in_ports);
         Arc::new(TcpConfig { times: setup.times, ..config }.build())
     }
 }

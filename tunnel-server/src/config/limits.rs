@@ -155,7 +155,9 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Cap<T> {
         match Spelling::deserialize(from) {
             Ok(Spelling::Number(number)) => Ok(Self::At(number)),
             Ok(Spelling::Text(text)) if text == UNLIMITED => Ok(Self::Unlimited),
-            _ => Err(de::Error::custom("write a number, or a size such as \"10MiB\" where it is about bytes, or \"unlimited\"")),
+            _ => Err(de::Error::custom(
+                "write a number, or a size such as \"10MiB\" where it is about bytes, or \"unlimited\"",
+            )),
         }
     }
 }
@@ -179,7 +181,10 @@ mod tests {
     #[test]
     fn what_an_owner_has_is_what_is_set_and_else_the_default() {
         let default = limits("").of_owner();
-        assert_eq!((default.tunnels, default.opens_per_second, default.bytes_per_second_to_agents), (Some(100), Some(10.0), None));
+        assert_eq!(
+            (default.tunnels, default.opens_per_second, default.bytes_per_second_to_agents),
+            (Some(100), Some(10.0), None)
+        );
         let set = limits(
             "[limits.owner]\ntunnels = 5\nopens_per_second = 0.5\nwaiting_clients = 'unlimited'\n\
              bytes_per_second_to_agents = '10MiB'",

@@ -98,7 +98,9 @@ mod tests {
         ] {
             assert_eq!(parse_size(text), Some(bytes), "{text}");
         }
-        for wrong in ["", "MiB", "-1", "1e3", "10 mib", "10Mbit", "1.2.3MB", "1TB", "99999999999999GiB", "99999999999999.5GiB"] {
+        for wrong in
+            ["", "MiB", "-1", "1e3", "10 mib", "10Mbit", "1.2.3MB", "1TB", "99999999999999GiB", "99999999999999.5GiB"]
+        {
             assert_eq!(parse_size(wrong), None, "{wrong}");
         }
     }
