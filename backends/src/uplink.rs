@@ -9,7 +9,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -65,6 +65,14 @@ pub struct UplinkTerms {
     pub relay: RelayTimes,
 }
 
+/// A client that may come; counted until this is dropped, or the stream has gone that it gets for it.
+#[derive(Debug)]
+#[must_use = "it is to be connected"]
+pub struct Admitted {
+    client: ClientInfo,
+    counted: Permit,
+}
+
 /// Why a client gets no stream.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -88,9 +96,10 @@ pub enum NoStream {
 struct Totals {
     streams: AtomicU64,
     strangers: AtomicU64,
-    /// Clients that were kept out, or were too many.
+    /// Clients that the tunnel was not for, or that were too many.
     refused: AtomicU64,
-    kept_out: AtomicU64,
+    /// Whether there was one that the tunnel was not for.
+    kept_out: AtomicBool,
     bytes: Mutex<Bytes>,
 }
 
@@ -154,27 +163,28 @@ impl Uplink {
 
     // ---- for fronts ----
 
-    /// A stream for this client: waits, within bounds, for a session with room and opens it there. A client that the tunnel is
-    /// not for, or that would be one too many, is refused at once, and no agent hears of it.
-    ///
-    /// Dropping the future gives up the place in the queue.
-    pub async fn connect(&self, client: ClientInfo) -> Result<OpenStream, NoStream> {
-        let connected = self.connect_if_it_may(client).await;
-        if let Err(NoStream::KeptOut | NoStream::LimitReached(_)) = &connected {
-            self.0.totals.refused.fetch_add(1, Ordering::Relaxed);
-        }
-        connected
+    /// Whether this client may come at all: the tunnel is for it, and it is not one too many. Asked at once for each client, so
+    /// that a crowd that may not costs nothing more; no agent hears of who is refused.
+    pub fn admit(&self, client: ClientInfo) -> Result<Admitted, NoStream> {
+        let admitted = self.check_admitted(client).and_then(|()| {
+            let counted = self.0.share.take(Counted::Streams)?;
+            Ok(Admitted { client, counted })
+        });
+        self.count_refused(admitted)
     }
 
-    async fn connect_if_it_may(&self, client: ClientInfo) -> Result<OpenStream, NoStream> {
-        self.check_admitted(&client)?;
-        let counted = self.0.share.take(Counted::Streams)?;
+    /// A stream for this client: waits, within bounds, for a session with room and opens it there. One that would have to wait
+    /// where too many do is refused at once.
+    ///
+    /// Dropping the future gives up the place in the queue.
+    pub async fn connect(&self, admitted: Admitted) -> Result<OpenStream, NoStream> {
+        let Admitted { client, counted } = admitted;
         let deadline = Instant::now() + self.0.terms.client_wait;
         tokio::select! {
             biased;
             () = self.retired() => Err(NoStream::Retired),
             opened = timeout_at(deadline, self.open_somewhere(&client)) => {
-                let opened = opened.map_err(|_| NoStream::NoAgent)??;
+                let opened = self.count_refused(opened.map_err(|_| NoStream::NoAgent)?)?;
                 let opening = Opening::new(opened, client, self.0.sessions.clone(), deadline);
                 Ok(OpenStream::new(self.clone(), client, opening, counted))
             }
@@ -186,13 +196,20 @@ impl Uplink {
         self.0.retired.cancelled().await;
     }
 
-    /// Counted, and said once a tunnel: whoever misses somebody should find out why.
-    fn check_admitted(&self, client: &ClientInfo) -> Result<(), NoStream> {
+    fn count_refused<T>(&self, admitted: Result<T, NoStream>) -> Result<T, NoStream> {
+        if admitted.is_err() {
+            self.0.totals.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        admitted
+    }
+
+    /// Said once a tunnel: whoever misses somebody should find out why.
+    fn check_admitted(&self, client: ClientInfo) -> Result<(), NoStream> {
         let client = client.client_addr;
         if self.0.clients.admits(client.ip()) {
             return Ok(());
         }
-        if self.0.totals.kept_out.fetch_add(1, Ordering::Relaxed) == 0 {
+        if !self.0.totals.kept_out.swap(true, Ordering::Relaxed) {
             let tunnel = self.0.news.id();
             tracing::info!(tunnel.id = %tunnel, client.addr = %client, "client reset: the tunnel is not for it (client_allow, client_deny)");
         }
@@ -200,7 +217,7 @@ impl Uplink {
     }
 
     /// Only who does not get a stream at once waits.
-    async fn open_somewhere(&self, client: &ClientInfo) -> Result<(BoxStream, Place), Refused> {
+    async fn open_somewhere(&self, client: &ClientInfo) -> Result<(BoxStream, Place), NoStream> {
         let sessions = &self.0.sessions;
         while let Some(place) = sessions.take_at_once() {
             if let Ok(io) = place.open(client).await {
