@@ -52,6 +52,7 @@ pub(crate) async fn run(args: &Tcp, server: &ServerUrl, screen: &Screen) -> Resu
 
 async fn open(args: &Tcp, server: &ServerUrl) -> Result<TunnelListener, Failure> {
     let mut tunnel = Tunnel::tcp().port(args.port.map_or(0, u16::from)).sessions(args.sessions.into());
+    tunnel = tunnel.allow_clients(args.allow.iter().copied()).deny_clients(args.deny.iter().copied());
     if let Some(backend) = &args.backend {
         tunnel = tunnel.backend(backend);
     }
