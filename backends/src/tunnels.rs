@@ -26,6 +26,7 @@ use crate::{
     naming::{Naming, Turn},
     parked::Parked,
     quarantine::{Claim, Forgotten, GivenUpBy, Quarantine},
+    quotas::Quotas,
     records::{Records, Unfinished, Unwritten},
     registry::{InMemory, Record, Registry},
     tunnel::{Recording, Tunnel},
@@ -36,6 +37,7 @@ use crate::{
 pub struct Tunnels {
     table: Mutex<Table>,
     events: Events,
+    pub(crate) quotas: Arc<Quotas>,
     naming: Naming,
     records: Arc<Records>,
     quarantine: Arc<Quarantine>,
@@ -67,18 +69,37 @@ pub(crate) struct Scope {
     pub(crate) backend: Arc<str>,
 }
 
+/// What a table of tunnels is given.
+#[derive(Debug, Clone)]
+pub struct TunnelsConfig {
+    /// Where tunnels are recorded.
+    pub registry: Arc<dyn Registry>,
+    /// Remembers the addresses that they give up; the pools that hand them out are to share it.
+    pub quarantine: Arc<Quarantine>,
+    /// What their owners are held to.
+    pub quotas: Arc<Quotas>,
+}
+
+impl Default for TunnelsConfig {
+    /// Nothing outlives the process, nothing is remembered, and there are no limits.
+    fn default() -> Self {
+        Self { registry: Arc::new(InMemory), quarantine: Quarantine::new(Duration::ZERO), quotas: Quotas::unlimited() }
+    }
+}
+
 impl Tunnels {
-    /// No tunnels yet, and none that outlive the process.
+    /// No tunnels yet, none that outlive the process, and no limits.
     pub fn new() -> Arc<Self> {
-        Self::recorded(Arc::new(InMemory), Quarantine::new(Duration::ZERO))
+        Self::with(TunnelsConfig::default())
     }
 
-    /// No tunnels yet. They will be recorded in this registry, and the addresses that they give up are remembered by this
-    /// quarantine, which the pools that hand them out are to share.
-    pub fn recorded(registry: Arc<dyn Registry>, quarantine: Arc<Quarantine>) -> Arc<Self> {
+    /// No tunnels yet.
+    pub fn with(config: TunnelsConfig) -> Arc<Self> {
+        let TunnelsConfig { registry, quarantine, quotas } = config;
         Arc::new(Self {
             table: Mutex::default(),
             events: Events::new(),
+            quotas,
             naming: Naming::default(),
             records: Records::new(registry),
             quarantine,
