@@ -5,10 +5,14 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 use tunnel_api::{Host, Router, TunnelBackend};
 use tunnel_backends::{
     carrier::ptth::{Gate, Patience},
+    composed::Composed,
     door::{DoorTerms, Encryption},
     mux::MuxConfig,
     ports::PortPool,
+    quarantine::Quarantine,
+    registry::Registry,
     tcp::TcpConfig,
+    tickets::Tickets,
     tunnels::Tunnels,
 };
 
@@ -20,24 +24,34 @@ use crate::{
 /// The parts of a server, before anything is accepted.
 pub(crate) struct Parts {
     pub(crate) tunnels: Arc<Tunnels>,
+    /// The backends behind the router, to be restored.
+    pub(crate) composed: Vec<Arc<Composed>>,
     pub(crate) router: Router,
     pub(crate) gate: Arc<Gate>,
     pub(crate) door: DoorTerms,
 }
 
-/// `door_addr` is where the one port is.
-pub(crate) fn assemble(config: &Config, door_addr: SocketAddr) -> Result<Parts, StartError> {
-    let (tunnels, gate) = (Tunnels::new(), Gate::new());
+/// `door_addr` is where the one port is. What is opened is recorded in the registry; agents come in by these tickets.
+pub(crate) fn assemble(
+    config: &Config,
+    door_addr: SocketAddr,
+    registry: Arc<dyn Registry>,
+    tickets: Tickets,
+) -> Result<Parts, StartError> {
+    let quarantine = Quarantine::new(config.quarantine);
+    let (tunnels, gate) = (Tunnels::recorded(registry, quarantine.clone()), Gate::with_tickets(tickets));
+    let (public, extra) = (config.ports.public.clone(), config.ports.extra_ports.clone());
     let shared = Shared {
         tunnels: tunnels.clone(),
         gate: gate.clone(),
-        public_ports: PortPool::new(config.ports.public.clone(), config.ports.extra_ports.clone()),
+        public_ports: PortPool::with_quarantine(public, extra, quarantine),
         dial_in_ports: PortPool::new(config.ports.dial_in.clone(), Default::default()),
         door_addr,
         config,
     };
-    let backends: BTreeMap<_, _> =
-        config.backends.iter().map(|(name, backend)| (name.clone(), shared.backend(name, backend))).collect();
+    let composed: Vec<_> = config.backends.iter().map(|(name, backend)| shared.backend(name, backend)).collect();
+    let backends: BTreeMap<String, Arc<dyn TunnelBackend>> =
+        composed.iter().map(|backend| (backend.name.to_string(), backend.clone() as Arc<dyn TunnelBackend>)).collect();
     let router = Router::new(backends, config.default_backend().unwrap_or_default())?;
     let door = DoorTerms {
         first_unit: config.door.first_unit,
@@ -48,7 +62,7 @@ pub(crate) fn assemble(config: &Config, door_addr: SocketAddr) -> Result<Parts, 
         tls: config.server_tls()?,
         encryption: encryption(config),
     };
-    Ok(Parts { tunnels, router, gate, door })
+    Ok(Parts { tunnels, composed, router, gate, door })
 }
 
 /// Whoever can come encrypted has to, unless the config says that it does not matter.
@@ -72,7 +86,7 @@ struct Shared<'c> {
 }
 
 impl Shared<'_> {
-    fn backend(&self, name: &str, backend: &Backend) -> Arc<dyn TunnelBackend> {
+    fn backend(&self, name: &str, backend: &Backend) -> Arc<Composed> {
         match backend {
             Backend::Tcp(tcp) => Arc::new(self.tcp(name, tcp).build()),
             Backend::Mux(mux) => Arc::new(self.mux(name, mux).build()),

@@ -1,13 +1,21 @@
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::ServingStatus;
 use tunnel_api::{NoDefault, TunnelBackend};
-use tunnel_backends::{door::Door, ports::PortRange, sockets, tls::ServerTls, tunnels::Tunnels};
+use tunnel_backends::{
+    door::Door,
+    ports::PortRange,
+    registry::{Directory, InMemory, Registry, StateError},
+    restore::restore,
+    sockets,
+    tls::ServerTls,
+    tunnels::Tunnels,
+};
 
 use crate::{
     assemble::{Parts, assemble},
-    auth::{Guard, Keyring},
+    auth::{Guard, Keyring, revoke},
     config::{Config, ConfigError},
     ephemeral, rpc,
 };
@@ -40,6 +48,9 @@ pub enum StartError {
     /// The default backend is none of the backends.
     #[error(transparent)]
     NoDefault(#[from] NoDefault),
+    /// The state cannot be had.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// The one port cannot be had.
     #[error("cannot listen on {listen}; is another server running there? (`listen` sets another address)")]
     Listen {
@@ -60,16 +71,23 @@ impl Server {
         let listener = sockets::listen(config.listen).map_err(cannot_listen)?;
         let addr = listener.local_addr().map_err(cannot_listen)?;
         let keyring = config.credentials.as_deref().map(Keyring::open).transpose()?;
-        let Parts { tunnels, router, gate, door } = assemble(&config, addr)?;
+        let registry = registry(config.state.as_deref()).await?;
+        let loaded = registry.load().await?;
+        let Parts { tunnels, composed, router, gate, door } =
+            assemble(&config, addr, registry, loaded.tickets.clone())?;
+        // Nobody is let in yet: connections wait in the kernel's backlog.
+        restore(&tunnels, &composed, loaded).await;
         let backend: Arc<dyn TunnelBackend> = match &keyring {
             Some(keyring) => {
-                Arc::new(Guard::new(router, keyring.clone(), config.default_backend().unwrap_or_default()))
+                let default = config.default_backend().unwrap_or_default();
+                Arc::new(Guard::new(router, keyring.clone(), tunnels.clone(), default))
             }
             None => Arc::new(router),
         };
         let (stop, background) = (CancellationToken::new(), TaskTracker::new());
         if let Some(keyring) = &keyring {
             background.spawn(stop.clone().run_until_cancelled_owned(keyring.clone().follow()));
+            background.spawn(stop.clone().run_until_cancelled_owned(revoke(keyring.clone(), tunnels.clone())));
         }
         let (http, health) = rpc::build(backend.clone(), keyring.clone()).await;
         let tls = door.tls.clone();
@@ -131,6 +149,18 @@ impl Running {
 impl std::fmt::Debug for Running {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Running").field("addr", &self.addr()).finish_non_exhaustive()
+    }
+}
+
+async fn registry(state: Option<&Path>) -> Result<Arc<dyn Registry>, StateError> {
+    match state {
+        Some(dir) => Ok(Arc::new(Directory::open(dir).await?)),
+        None => {
+            tracing::info!(
+                "tunnels are in memory, and a restart forgets them (`state` names a directory to record them in)"
+            );
+            Ok(Arc::new(InMemory))
+        }
     }
 }
 
