@@ -1,8 +1,8 @@
 //! Who is calling, and what they may.
 //!
-//! Where to read: [`credentials`] is what the operator's file says (`grants` what each entry allows, `token` and `certificate` how
-//! a caller shows which one is theirs), [`keyring`] keeps it up to date while the server runs, [`identify`] makes a
-//! [`Caller`](tunnel_api::Caller) of each request or refuses it, [`guard`] holds callers to their grants, and [`enforce`] ends
+//! Where to read: `credentials` is what the operator's file says (`grants` what each entry allows, `token` and `certificate` how
+//! a caller shows which one is theirs), `keyring` keeps it up to date while the server runs, `identify` makes a
+//! [`Caller`](tunnel_api::Caller) of each request or refuses it, `guard` holds callers to their grants, and `enforce` ends
 //! what was opened by a credential that is no more. [`edit`] writes the file.
 
 mod certificate;
