@@ -24,7 +24,7 @@ use tunnel_backends::{
 
 use crate::{
     registries::{Flaky, Silent},
-    site::{Site, identity, named_on, on},
+    site::{Site, at_port, identity, named_on, on},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -32,7 +32,7 @@ async fn a_full_disk_refuses_new_tunnels_and_disturbs_no_stream() {
     within(LIMIT, "the test", async {
         // Given a stream that runs.
         let (site, fails) = (Site::new(), Arc::new(AtomicBool::new(false)));
-        let server = site.start_with(|directory| Flaky::new(directory, &fails), &["tcp", "mux"]).await;
+        let server = site.start_with(|directory| Flaky::around(directory, &fails), &["tcp", "mux"]).await;
         let stage = &server.stage;
         let open = stage.try_open(named_on("mux", "open")).await.unwrap();
         let _agent = TestAgent::dial(&open.uri, 4).serve(echo);
@@ -47,7 +47,7 @@ async fn a_full_disk_refuses_new_tunnels_and_disturbs_no_stream() {
         // Then what would have to be recorded is refused, leaves nothing, and the rest goes on.
         let port = site.public.end();
         for wanted in [on("mux"), on("tcp"), named_on("mux", "new"), named_on("tcp", "new")] {
-            let wanted = crate::site::at_port(*port, wanted);
+            let wanted = at_port(*port, wanted);
             match stage.try_open(wanted).await {
                 Err(TunnelError::Unavailable { why, retry_after }) => {
                     assert!(why.contains("cannot write its state") && retry_after.is_some(), "{why}");
@@ -78,7 +78,7 @@ async fn a_full_disk_refuses_new_tunnels_and_disturbs_no_stream() {
 async fn a_tunnel_closes_even_if_its_record_cannot_be_removed() {
     within(LIMIT, "the test", async {
         let (site, fails) = (Site::new(), Arc::new(AtomicBool::new(false)));
-        let server = site.start_with(|directory| Flaky::new(directory, &fails), &["mux"]).await;
+        let server = site.start_with(|directory| Flaky::around(directory, &fails), &["mux"]).await;
         let tunnel = server.stage.try_open(on("mux")).await.unwrap();
         fails.store(true, Ordering::Relaxed);
         server.stage.close(TunnelRef::Id(tunnel.id)).await.unwrap();
@@ -88,7 +88,7 @@ async fn a_tunnel_closes_even_if_its_record_cannot_be_removed() {
         // Another one may be at its address when the server is started again: then that one counts.
         fails.store(false, Ordering::Relaxed);
         let port = tunnel.address.port();
-        let next = server.owner("bob").try_open(crate::site::at_port(port, on("mux"))).await.unwrap();
+        let next = server.owner("bob").try_open(at_port(port, on("mux"))).await.unwrap();
         server.stop().await;
         let server = site.start().await;
         assert!(server.stage.list().await.is_empty());
