@@ -7,9 +7,10 @@ use std::{
 };
 
 use futures_util::{StreamExt, future::join_all};
+use tempfile::{TempDir, tempdir};
 use tunnel_agent::{Agent, AgentState, Tunnel};
 use tunnel_api::{Caller, Page, TunnelId, WatchFilter, What};
-use tunnel_backends::{ports::PortRange, testing::Scratch};
+use tunnel_backends::ports::PortRange;
 use tunnel_server::{Config, Running};
 use tunnel_tests::{
     client::{ask, at},
@@ -27,7 +28,7 @@ struct Place {
     listen: u16,
     public: RangeInclusive<u16>,
     dial_in: RangeInclusive<u16>,
-    state: Option<Scratch>,
+    state: Option<TempDir>,
 }
 
 impl Place {
@@ -76,7 +77,7 @@ async fn an_agent_comes_back_to_its_address_when_the_server_is_started_again(bac
 #[tokio::test]
 async fn an_agent_comes_back_to_the_same_tunnel_where_the_server_keeps_its_state() {
     within(async {
-        let place = Place { state: Some(Scratch::new()), ..Place::new(ports(4)) };
+        let place = Place { state: Some(tempdir().unwrap()), ..Place::new(ports(4)) };
         let first = place.start().await;
         let mut tunnel = listen_on(&first, "mux").await;
         let (address, mut state) = (tunnel.address().clone(), tunnel.state());

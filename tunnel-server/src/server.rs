@@ -1,5 +1,6 @@
 use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::ServingStatus;
 use tunnel_api::{NoDefault, TunnelBackend};
 use tunnel_backends::{
@@ -8,11 +9,13 @@ use tunnel_backends::{
     registry::{Directory, InMemory, Registry, StateError},
     restore::restore,
     sockets,
+    tls::ServerTls,
     tunnels::Tunnels,
 };
 
 use crate::{
     assemble::{Parts, assemble},
+    auth::{Guard, Keyring, revoke},
     config::{Config, ConfigError},
     ephemeral, rpc,
 };
@@ -27,7 +30,12 @@ pub struct Running {
     tunnels: Arc<Tunnels>,
     backend: Arc<dyn TunnelBackend>,
     health: rpc::Health,
-    drain: Duration,
+    keyring: Option<Arc<Keyring>>,
+    tls: Option<Arc<ServerTls>>,
+    config: Config,
+    /// Ends what goes on in the background.
+    stop: CancellationToken,
+    background: TaskTracker,
 }
 
 /// Why a server does not start.
@@ -62,16 +70,29 @@ impl Server {
         let cannot_listen = |source| StartError::Listen { listen: config.listen, source };
         let listener = sockets::listen(config.listen).map_err(cannot_listen)?;
         let addr = listener.local_addr().map_err(cannot_listen)?;
+        let keyring = config.credentials.as_deref().map(Keyring::open).transpose()?;
         let registry = registry(config.state.as_deref()).await?;
         let loaded = registry.load().await?;
         let Parts { tunnels, composed, router, gate, door } =
             assemble(&config, addr, registry, loaded.tickets.clone())?;
         // Nobody is let in yet: connections wait in the kernel's backlog.
         restore(&tunnels, &composed, loaded).await;
-        let backend: Arc<dyn TunnelBackend> = Arc::new(router);
-        let (http, health) = rpc::build(backend.clone()).await;
+        let backend: Arc<dyn TunnelBackend> = match &keyring {
+            Some(keyring) => {
+                let default = config.default_backend().unwrap_or_default();
+                Arc::new(Guard::new(router, keyring.clone(), tunnels.clone(), default))
+            }
+            None => Arc::new(router),
+        };
+        let (stop, background) = (CancellationToken::new(), TaskTracker::new());
+        if let Some(keyring) = &keyring {
+            background.spawn(stop.clone().run_until_cancelled_owned(keyring.clone().follow()));
+            background.spawn(stop.clone().run_until_cancelled_owned(revoke(keyring.clone(), tunnels.clone())));
+        }
+        let (http, health) = rpc::build(backend.clone(), keyring.clone()).await;
+        let tls = door.tls.clone();
         let door = Door::open(listener, door, gate.in_front_of(http)).map_err(cannot_listen)?;
-        Ok(Running { door, tunnels, backend, health, drain: config.drain })
+        Ok(Running { door, tunnels, backend, health, keyring, tls, config, stop, background })
     }
 }
 
@@ -90,7 +111,8 @@ impl Running {
                 SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
             });
         }
-        format!("http://{addr}")
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{addr}")
     }
 
     /// The backends behind the RPC, for callers in this process.
@@ -98,12 +120,29 @@ impl Running {
         self.backend.clone()
     }
 
+    /// Puts into force what can be changed while it runs (credentials, certificates), and gives the keys of `config` that
+    /// cannot: they wait for the next start. What is no good changes nothing.
+    pub fn reload(&self, config: &Config) -> Result<Vec<&'static str>, ConfigError> {
+        config.check()?;
+        config.check_files()?;
+        if let Some(keyring) = &self.keyring {
+            keyring.reload()?;
+        }
+        if let Some(tls) = &self.tls {
+            tls.reload()?;
+        }
+        Ok(self.config.fixed_differences(config))
+    }
+
     /// Stops: says so to health checks and watchers, takes no more clients, lets running streams end for as long as the
     /// config's `drain`, aborts what is left, and hangs up.
     pub async fn shutdown(self) {
         self.health.set(ServingStatus::NotServing).await;
-        self.tunnels.drain(self.drain).await;
+        self.tunnels.drain(self.config.drain).await;
         self.door.close(HANG_UP).await;
+        self.stop.cancel();
+        self.background.close();
+        self.background.wait().await;
     }
 }
 

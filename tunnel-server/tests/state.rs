@@ -11,6 +11,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
+use tempfile::{TempDir, tempdir};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     process::{Child, ChildStderr, Command},
@@ -18,22 +19,22 @@ use tokio::{
 };
 use tunnel_api::{
     Caller, OpenTunnel, OpenedTunnel, Page, PublicAddress, TunnelBackend, TunnelError, TunnelId, TunnelRef, TunnelUri,
-    rpc::RemoteBackend,
+    rpc::RemoteBackend, tls::ClientTls,
 };
 use tunnel_backends::{
     carrier::dialler_for,
-    testing::{Scratch, TestAgent, connect, echo, rig::free_ports},
+    testing::{TestAgent, connect, echo, rig::free_ports},
 };
 
 /// A place for a server, which may be started there again and again.
 struct Place {
-    scratch: Scratch,
+    scratch: TempDir,
 }
 
 impl Place {
     /// With so many public ports.
     fn new(ports: u16) -> Self {
-        let scratch = Scratch::new();
+        let scratch = tempdir().expect("a directory");
         let ports: RangeInclusive<u16> = free_ports(ports + 1);
         let (listen, first, last) = (ports.start(), ports.start() + 1, ports.end());
         let config = format!(
@@ -212,7 +213,7 @@ async fn a_server_that_is_killed_under_load_twenty_times_loses_nothing() {
 
     // Agents that know nothing of all this are let in with the tickets they have.
     for (uri, address) in all.open.values().step_by(7) {
-        let dialler = dialler_for(uri).unwrap();
+        let dialler = dialler_for(uri, &ClientTls::default()).unwrap();
         timeout(LIMIT, dialler.dial(uri)).await.unwrap().unwrap_or_else(|error| panic!("{address}: {error}"));
     }
     let (uri, address) = all.open.values().next().unwrap();

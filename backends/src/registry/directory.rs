@@ -301,10 +301,12 @@ const MAX_RECORD: u64 = 1 << 20;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::{registry::record::tests::record, testing::Scratch};
+    use tempfile::{TempDir, tempdir};
 
-    async fn open(scratch: &Scratch) -> Directory {
+    use super::*;
+    use crate::registry::record::tests::record;
+
+    async fn open(scratch: &TempDir) -> Directory {
         Directory::open(&scratch.path().join("state")).await.expect("a directory of our own")
     }
 
@@ -320,7 +322,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_put_is_there_later_and_what_was_removed_is_not() {
-        let scratch = Scratch::new();
+        let scratch = tempdir().unwrap();
         let directory = open(&scratch).await;
         let ticket = directory.load().await.unwrap().tickets.issue(&id("t-1"));
         for (id, port) in [("t-1", 1), ("t-2", 2), ("t-3", 3), ("t-2", 4)] {
@@ -340,7 +342,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_that_is_given_up_is_there_until_it_is_forgotten() {
-        let scratch = Scratch::new();
+        let scratch = tempdir().unwrap();
         let directory = open(&scratch).await;
         let until = UNIX_EPOCH + Duration::from_secs(4_000_000_000);
         directory.put(&record("t.1", 1)).await.unwrap();
@@ -361,7 +363,7 @@ mod tests {
 
     #[tokio::test]
     async fn two_servers_cannot_have_one_directory() {
-        let scratch = Scratch::new();
+        let scratch = tempdir().unwrap();
         let first = open(&scratch).await;
         let second = Directory::open(&scratch.path().join("state")).await;
         assert!(matches!(&second, Err(StateError::Locked { dir }) if dir.ends_with("state")), "{second:?}");
@@ -371,7 +373,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_crash_left_half_written_is_removed() {
-        let scratch = Scratch::new();
+        let scratch = tempdir().unwrap();
         let directory = open(&scratch).await;
         directory.load().await.unwrap();
         let draft = directory.files.tunnels.join(".t-1.json");
@@ -392,7 +394,7 @@ mod tests {
             ("given-up/t-1.json", &whole, "until when"),
         ];
         for (name, content, expected) in cases {
-            let scratch = Scratch::new();
+            let scratch = tempdir().unwrap();
             let directory = open(&scratch).await;
             fs::write(directory.files.root.join(name), content).unwrap();
             let refusal = directory.load().await.unwrap_err().to_string();
@@ -402,7 +404,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_the_key_no_recorded_tunnel_is_restored() {
-        let scratch = Scratch::new();
+        let scratch = tempdir().unwrap();
         let directory = open(&scratch).await;
         directory.load().await.unwrap();
         directory.put(&record("t-1", 1)).await.unwrap();
@@ -415,7 +417,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_cannot_be_written_leaves_nothing() {
-        let scratch = Scratch::new();
+        let scratch = tempdir().unwrap();
         let directory = open(&scratch).await;
         // Something is in the way of the file.
         fs::create_dir_all(directory.files.tunnels.join("t-1.json/x")).unwrap();
@@ -429,7 +431,7 @@ mod tests {
     #[tokio::test]
     async fn nobody_else_can_read_it() {
         use std::os::unix::fs::PermissionsExt;
-        let scratch = Scratch::new();
+        let scratch = tempdir().unwrap();
         let directory = open(&scratch).await;
         directory.load().await.unwrap();
         directory.put(&record("t-1", 1)).await.unwrap();

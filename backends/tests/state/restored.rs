@@ -69,6 +69,12 @@ async fn what_was_closed_stays_closed() {
             server.stage.close(TunnelRef::Id(tunnel.id)).await.unwrap();
             assert_eq!(site.records(), Vec::<String>::new());
         }
+        // So does what has expired.
+        let briefly = OpenTunnel { dial_within: Some(Duration::from_millis(20)), ..named_on("mux", "briefly") };
+        let mut watch = server.stage.watch().await;
+        let tunnel = server.stage.try_open(briefly).await.unwrap();
+        assert_eq!(watch.closed(&tunnel.id).await, CloseReason::NotDialled);
+        assert_eq!(site.records(), Vec::<String>::new());
         server.stop().await;
         assert!(site.start().await.stage.list().await.is_empty());
     })

@@ -5,31 +5,24 @@ use std::{fs, net::IpAddr, path::Path};
 use toml::de::{DeTable, DeValue};
 use tunnel_backends::ports::PortRange;
 
-use super::{Backend, Config, ConfigError, error::Place};
+use super::{Backend, Config, ConfigError, Tls, error::Place};
+use crate::auth::Credentials;
 
 impl Config {
     /// Reads and checks a config file.
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
         let text =
             fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-        let mut config = Self::parse(&text, path)?;
-        config.resolve_paths(path.parent().unwrap_or(Path::new("")));
-        Ok(config)
-    }
-
-    /// Paths in a config file are relative to it.
-    fn resolve_paths(&mut self, dir: &Path) {
-        if let Some(state) = &mut self.state {
-            *state = dir.join(&state);
-        }
+        Self::parse(&text, path)
     }
 
     /// Reads and checks a config; `path` is where it is said to come from.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|error| {
+        let mut config: Self = toml::from_str(text).map_err(|error| {
             let message = error.to_string().trim_end().to_owned();
             ConfigError::Malformed { path: path.to_owned(), message }
         })?;
+        config.resolve_paths(path.parent().unwrap_or(Path::new("")));
         config.check().map_err(|error| match error {
             ConfigError::Impossible { key, why, .. } => {
                 ConfigError::Impossible { place: place_of(&key, text, path), key, why }
@@ -37,6 +30,26 @@ impl Config {
             other => other,
         })?;
         Ok(config)
+    }
+
+    /// Whether the files that it names can be read and say what they should.
+    pub fn check_files(&self) -> Result<(), ConfigError> {
+        if let Some(credentials) = &self.credentials {
+            Credentials::from_file(credentials)?;
+        }
+        self.server_tls()?;
+        Ok(())
+    }
+
+    /// Paths are relative to the file that they stand in.
+    fn resolve_paths(&mut self, base: &Path) {
+        let tls = self.tls.as_mut();
+        let of_tls = tls.into_iter().flat_map(|Tls { certificate, key, client_ca }| {
+            [Some(certificate), Some(key), client_ca.as_mut()].into_iter().flatten()
+        });
+        for path in self.credentials.iter_mut().chain(&mut self.state).chain(of_tls) {
+            *path = base.join(&*path);
+        }
     }
 
     /// Whether the keys fit together.
@@ -84,19 +97,13 @@ impl Config {
         Ok(())
     }
 
-    /// Off loopback there must be TLS and credentials, and neither can be configured yet.
+    /// Off loopback there must be TLS and credentials.
     fn check_exposure(&self) -> Result<(), ConfigError> {
-        if self.insecure {
+        if self.insecure || (self.is_encrypted() && self.credentials.is_some()) {
             return Ok(());
         }
-        let why = |ip: IpAddr| {
-            format!(
-                "{ip} can be reached from elsewhere, and this server has no TLS and asks nobody for credentials; \
-                 listen on 127.0.0.1, or write insecure = true (--insecure) if everybody who can connect may open tunnels"
-            )
-        };
         if !self.listen.ip().is_loopback() {
-            return impossible("listen", why(self.listen.ip()));
+            return impossible("listen", self.exposure(self.listen.ip()));
         }
         for (name, backend) in &self.backends {
             let (kind, bind) = match backend {
@@ -104,10 +111,26 @@ impl Config {
                 Backend::Mux(mux) => ("mux", mux.bind),
             };
             if let Some(ip) = bind.filter(|ip| !ip.is_loopback()) {
-                return impossible(format!("backends.{name}.{kind}.bind"), why(ip));
+                return impossible(format!("backends.{name}.{kind}.bind"), self.exposure(ip));
             }
         }
         Ok(())
+    }
+
+    /// What is missing where others can connect.
+    fn exposure(&self, ip: IpAddr) -> String {
+        let tls =
+            "TLS ([tls] with certificate and key, or tls_terminated_by with the networks of the proxy that ends it)";
+        let credentials = "credentials (credentials = \"credentials.toml\", and `tunnel-server token new`)";
+        let missing = match (self.is_encrypted(), self.credentials.is_some()) {
+            (false, false) => format!("{tls} and {credentials}"),
+            (false, true) => tls.to_owned(),
+            _ => credentials.to_owned(),
+        };
+        format!(
+            "{ip} can be reached from elsewhere, which needs {missing}; `tunnel-server init` writes all of it. Or listen on \
+             127.0.0.1, or write insecure = true (--insecure) if everybody who can connect may open tunnels and read them"
+        )
     }
 
     fn check_limits(&self) -> Result<(), ConfigError> {
@@ -208,13 +231,19 @@ mod tests {
             ("[ports]\npublic = \"9-1\"", &["line 2", "20000-27999"]),
             ("[ports]\npublic = 7", &["line 2", "20000-27999"]),
             ("drain = \"soon\"", &["line 1"]),
-            ("[advertise]\nagents = \"h:1\"", &["line 2", "without a port"]),
+            ("[advertise]\nclients = \"h:1\"", &["line 2", "without a port"]),
+            ("[advertise]\nagents = \"h:http\"", &["line 2", "with a port or without"]),
+            ("[tls]\ncertificate = \"cert.pem\"", &["line 1", "key"]),
+            ("[tls]\ncert = \"cert.pem\"", &["line 2", "cert", "`certificate`"]),
+            ("tls_terminated_by = [\"10.0.0\"]", &["line 1"]),
             ("[backends.x.udp]", &["line 1", "udp", "tcp"]),
             ("[backends.x.mux]\ndead_after = \"4s\"", &["t.toml:2: backends.x.mux.dead_after", "ping_after"]),
             ("[backends.x.mux]\nmax_connections = 1", &["line 2", "max_connections", "max_sessions"]),
             ("[backends.x.mux]\nbind = \"::\"", &["t.toml:2: backends.x.mux.bind", "insecure = true"]),
             ("[backends.x.tcp]\nfoo = 1", &["line 2", "foo", "waiting_clients"]),
-            ("\nlisten = \"0.0.0.0:1\"", &["t.toml:2: listen", "insecure = true"]),
+            ("\nlisten = \"0.0.0.0:1\"", &["t.toml:2: listen", "insecure = true", "[tls]", "credentials =", "init"]),
+            ("credentials = \"c\"\nlisten = \"0.0.0.0:1\"", &["t.toml:2: listen", "needs TLS", "tls_terminated_by"]),
+            ("tls_terminated_by = [\"10.0.0.0/8\"]\nlisten = \"[::]:1\"", &["t.toml:2: listen", "needs credentials"]),
             ("[backends.x.tcp]\nbind = \"::\"", &["t.toml:2: backends.x.tcp.bind", "insecure = true"]),
             ("default_backend = \"y\"", &["t.toml:1: default_backend", "no backend y", "tcp"]),
             ("[backends.x.tcp]\n[backends.y.tcp]", &["default_backend", "x, y"]),
@@ -231,17 +260,25 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_relative_to_the_file_they_are_in() {
-        let mut config = Config::parse("state = \"state\"", Path::new("/etc/tunnel/t.toml")).unwrap();
-        config.resolve_paths(Path::new("/etc/tunnel"));
+    fn paths_are_relative_to_the_config_file() {
+        let text = "state = \"state\"\n[tls]\ncertificate = \"cert.pem\"\nkey = \"/keys/key.pem\"\nclient_ca = \"ca/clients.pem\"";
+        let config = Config::parse(text, Path::new("/etc/tunnel/server.toml")).unwrap();
+        assert!(config.is_encrypted() && !Config::default().is_encrypted());
+        let tls = config.tls.unwrap();
         assert_eq!(config.state.as_deref(), Some(Path::new("/etc/tunnel/state")));
-        config.state = Some("/var/lib/tunnel".into());
-        config.resolve_paths(Path::new("/etc/tunnel"));
-        assert_eq!(config.state.as_deref(), Some(Path::new("/var/lib/tunnel")));
+        assert_eq!(tls.certificate, Path::new("/etc/tunnel/cert.pem"));
+        assert_eq!(tls.key, Path::new("/keys/key.pem"));
+        assert_eq!(tls.client_ca.as_deref(), Some(Path::new("/etc/tunnel/ca/clients.pem")));
     }
 
     #[test]
-    fn insecure_is_enough_to_leave_loopback() {
-        Config::parse("insecure = true\nlisten = \"0.0.0.0:8010\"", Path::new("t.toml")).unwrap();
+    fn tls_and_credentials_together_are_enough_to_leave_loopback_or_insecure_alone() {
+        for enough in [
+            "insecure = true",
+            "credentials = \"c.toml\"\ntls_terminated_by = [\"10.0.0.0/8\"]",
+            "credentials = \"c.toml\"\ntls = { certificate = \"c.pem\", key = \"k.pem\" }",
+        ] {
+            Config::parse(&format!("{enough}\nlisten = \"0.0.0.0:8010\""), Path::new("t.toml")).unwrap();
+        }
     }
 }
