@@ -82,11 +82,7 @@ impl Registry for Directory {
 
     async fn remove(&self, id: &TunnelId) -> Result<(), StateError> {
         let name = file_name(id)?;
-        self.run(move |files| {
-            unlink(&files.tunnels.join(name))?;
-            sync_dir(&files.tunnels)
-        })
-        .await
+        self.run(move |files| if unlink(&files.tunnels.join(name))? { sync_dir(&files.tunnels) } else { Ok(()) }).await
     }
 
     async fn give_up(&self, id: &TunnelId, until: SystemTime) -> Result<(), StateError> {
@@ -96,7 +92,7 @@ impl Registry for Directory {
 
     async fn forget(&self, id: &TunnelId, until: SystemTime) -> Result<(), StateError> {
         let name = given_up_name(id, until)?;
-        self.run(move |files| unlink(&files.given_up.join(name))).await
+        self.run(move |files| unlink(&files.given_up.join(name)).map(|_| ())).await
     }
 
     async fn close(&self) {
@@ -176,7 +172,7 @@ impl Files {
     fn move_away(&self, from: &Path, to: &Path) -> Result<(), StateError> {
         match fs::rename(from, to) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(_) => unlink(from),
+            Err(_) => unlink(from).map(|_| ()),
             Ok(()) => sync_dir(&self.given_up),
         }?;
         sync_dir(&self.tunnels)
@@ -263,10 +259,13 @@ fn new_file() -> OpenOptions {
     options
 }
 
-fn unlink(path: &Path) -> Result<(), StateError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
-        _ => Ok(()),
+/// Says whether there was anything.
+fn unlink(path: &Path) -> Result<bool, StateError> {
+    // Looked for first, because a read-only disk refuses to remove even what is not there.
+    match fs::symlink_metadata(path).and_then(|_| fs::remove_file(path)) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(failed("remove", path)(error)),
     }
 }
 
