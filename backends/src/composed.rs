@@ -233,7 +233,14 @@ impl Composed {
         };
         let admission = self.admission(&request, &record.id, &dial_from, &record.address, dial_in);
         let admitted = self.carrier.admit(&record.caller(), admission, uplink.clone());
-        let (uri, admitted) = admitted.map_err(Unrestored::DialIn)?;
+        let (uri, admitted) = match admitted {
+            Ok(admitted) => admitted,
+            Err(error) => {
+                // Its port is free when the next attempt asks for it.
+                published.release().await;
+                return Err(Unrestored::DialIn(error));
+            }
+        };
         if uri.scheme() != record.dial_in.scheme {
             let why = format!("backend {} was another kind of backend before", self.name);
             return Err(Unrestored::Address(TunnelError::internal("restoring a tunnel", why)));

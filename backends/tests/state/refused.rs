@@ -23,7 +23,7 @@ use tunnel_backends::{
 
 use crate::{
     registries::{Flaky, Silent},
-    site::{Site, identity, named_on, on},
+    site::{Site, at_port, identity, named_on, on},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -46,7 +46,7 @@ async fn a_full_disk_refuses_new_tunnels_and_disturbs_no_stream() {
         // Then what would have to be recorded is refused, leaves nothing, and the rest goes on.
         let port = site.public.end();
         for wanted in [on("mux"), on("tcp"), named_on("mux", "new"), named_on("tcp", "new")] {
-            let wanted = crate::site::at_port(*port, wanted);
+            let wanted = at_port(*port, wanted);
             match stage.try_open(wanted).await {
                 Err(TunnelError::Unavailable { why, retry_after }) => {
                     assert!(why.contains("cannot write its state") && retry_after.is_some(), "{why}");
@@ -87,7 +87,7 @@ async fn a_tunnel_closes_even_if_its_record_cannot_be_removed() {
         // Another one may be at its address when the server is started again: then that one counts.
         fails.store(false, Ordering::Relaxed);
         let port = tunnel.address.port();
-        let next = server.owner("bob").try_open(crate::site::at_port(port, on("mux"))).await.unwrap();
+        let next = server.owner("bob").try_open(at_port(port, on("mux"))).await.unwrap();
         server.stop().await;
         let server = site.start().await;
         assert!(server.stage.list().await.is_empty());
