@@ -18,7 +18,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{
+    Request, Response,
+    header::{self, AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION},
+};
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::{body::Incoming, service::Service};
 use hyper_util::{
@@ -28,7 +31,7 @@ use hyper_util::{
 use ipnet::IpNet;
 use tokio::{
     net::{TcpListener, TcpStream},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::util::BoxCloneSyncService;
@@ -38,13 +41,22 @@ use self::{
     first::{FirstUnit, Protocol, read_first_unit},
     lobby::{Lobby, Seat},
 };
-use crate::{acceptor::Acceptor, replay::Replay, sockets};
+use crate::{
+    acceptor::Acceptor,
+    meters::{DoorRefused, Meters},
+    replay::Replay,
+    sockets,
+};
 
-/// What answers HTTP at the door. Requests carry [`ConnectionAddrs`] in their extensions.
+/// What answers HTTP at the door. Requests carry [`ConnectionAddrs`] and [`Arrival`] in their extensions.
 pub type HttpService = BoxCloneSyncService<Request<Incoming>, Response<HttpBody>, Infallible>;
 
 /// The bodies of its answers.
 pub type HttpBody = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
+
+/// When a connection's first request, or a later request, began: at the accept of the connection, or when it had come.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival(pub Instant);
 
 /// The door's limits. Each is a config key.
 #[derive(Debug, Clone)]
@@ -62,6 +74,8 @@ pub struct DoorTerms {
     pub trusted_proxies: Vec<IpNet>,
     /// How long a connection without a request is kept.
     pub idle: Duration,
+    /// Where it is counted what waits and what is refused.
+    pub meters: Arc<Meters>,
 }
 
 impl Default for DoorTerms {
@@ -72,6 +86,7 @@ impl Default for DoorTerms {
             waiting_per_source: 64,
             trusted_proxies: Vec::new(),
             idle: Duration::from_secs(60),
+            meters: Arc::default(),
         }
     }
 }
@@ -137,36 +152,45 @@ async fn accept(mut acceptor: Acceptor, hall: Arc<Hall>, tasks: TaskTracker) {
             () = hall.stop.cancelled() => return,
             accepted = acceptor.accept() => accepted,
         };
+        let arrival = Arrival(Instant::now());
         let seat = hall.lobby.enter(peer.ip());
         let (hall, cut) = (hall.clone(), hall.cut.clone());
-        tasks.spawn(async move { cut.run_until_cancelled(receive(socket, peer, seat, hall)).await });
+        tasks.spawn(async move { cut.run_until_cancelled(receive(socket, peer, arrival, seat, hall)).await });
     }
 }
 
 /// From accept to the first complete unit; then the seat in the lobby is free again.
-async fn receive(mut socket: TcpStream, peer: SocketAddr, seat: Seat, hall: Arc<Hall>) {
+async fn receive(mut socket: TcpStream, peer: SocketAddr, arrival: Arrival, seat: Seat, hall: Arc<Hall>) {
     let Ok(local) = socket.local_addr() else { return };
+    let waits = hall.terms.meters.waits_at_the_door();
     let first = tokio::select! {
         biased;
-        () = hall.stop.cancelled() => None,
-        () = seat.evicted() => None,
-        first = timeout(hall.terms.first_unit, read_first_unit(&mut socket)) => first.ok(),
+        () = hall.stop.cancelled() => return sockets::reset(socket),
+        () = seat.evicted() => Err(DoorRefused::Evicted),
+        first = timeout(hall.terms.first_unit, read_first_unit(&mut socket)) => first.map_err(|_| DoorRefused::Timeout),
     };
-    drop(seat);
+    drop((seat, waits));
     let addrs = ConnectionAddrs { peer, local: sockets::canonical(local), encrypted: false };
     match first {
-        Some(Ok(FirstUnit { protocol, bytes })) => {
-            hall.serve(protocol, Replay::new(bytes.freeze(), socket), addrs).await;
+        Ok(Ok(FirstUnit { protocol, bytes })) => {
+            hall.serve(protocol, Replay::new(bytes.freeze(), socket), addrs, arrival).await;
         }
-        Some(Err(error)) => tracing::debug!(peer.addr = %peer, %error, "connection refused at the door"),
-        None => sockets::reset(socket),
+        Ok(Err(refusal)) => {
+            hall.terms.meters.door_refused(refusal.counted_as());
+            tracing::debug!(peer.addr = %peer, error = %refusal, "connection refused at the door");
+        }
+        Err(why) => {
+            hall.terms.meters.door_refused(why);
+            sockets::reset(socket);
+        }
     }
 }
 
 impl Hall {
-    async fn serve(&self, protocol: Protocol, io: Replay, addrs: ConnectionAddrs) {
+    async fn serve(&self, protocol: Protocol, io: Replay, addrs: ConnectionAddrs, arrival: Arrival) {
         let asked = Arc::new(AtomicBool::new(false));
-        let service = Introduce { inner: TowerToHyperService::new(self.http.clone()), addrs, asked: asked.clone() };
+        let inner = TowerToHyperService::new(self.http.clone());
+        let service = Introduce { inner, addrs, arrival, asked: asked.clone() };
         let ended = match protocol {
             Protocol::Http1 => self.serve_http1(io, service).await,
             Protocol::Http2 => self.serve_http2(io, service, &asked).await,
@@ -233,10 +257,11 @@ async fn idle_without_request(idle: Duration, asked: &AtomicBool) {
     }
 }
 
-/// Tells the service whose request it is.
+/// Tells the service whose request it is, and marks what is secret in it before anybody can print it.
 struct Introduce {
     inner: TowerToHyperService<HttpService>,
     addrs: ConnectionAddrs,
+    arrival: Arrival,
     asked: Arc<AtomicBool>,
 }
 
@@ -246,8 +271,14 @@ impl Service<Request<Incoming>> for Introduce {
     type Future = <TowerToHyperService<HttpService> as Service<Request<Incoming>>>::Future;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        self.asked.store(true, Ordering::Relaxed);
+        let is_first = !self.asked.swap(true, Ordering::Relaxed);
+        for name in [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE] {
+            if let header::Entry::Occupied(mut values) = request.headers_mut().entry(name) {
+                values.iter_mut().for_each(|value| value.set_sensitive(true));
+            }
+        }
         request.extensions_mut().insert(self.addrs);
+        request.extensions_mut().insert(if is_first { self.arrival } else { Arrival(Instant::now()) });
         self.inner.call(request)
     }
 }

@@ -28,6 +28,8 @@ pub mod hosts;
 #[cfg(feature = "serve")]
 mod lease;
 #[cfg(feature = "serve")]
+pub mod meters;
+#[cfg(feature = "serve")]
 pub mod mux;
 #[cfg(feature = "serve")]
 pub mod ports;

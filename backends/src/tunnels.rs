@@ -23,6 +23,7 @@ use tunnel_api::{
 use crate::{
     events::{Events, Identity, Told, TunnelNews},
     lease::Lease,
+    meters::{Meters, close_reason},
     tunnel::Tunnel,
 };
 
@@ -42,6 +43,15 @@ struct Table {
     by_id: BTreeMap<TunnelId, Arc<Tunnel>>,
     by_uri: HashMap<TunnelUri, Arc<Tunnel>>,
     by_name: HashMap<(Owner, TunnelName), Arc<Tunnel>>,
+    /// What went through tunnels that are no longer here.
+    moved: Moved,
+}
+
+/// Bytes, each way.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Moved {
+    pub(crate) to_agent: u64,
+    pub(crate) to_client: u64,
 }
 
 /// Whose tunnels, on which backend: what a caller of that backend may see.
@@ -54,9 +64,14 @@ pub(crate) struct Scope {
 impl Tunnels {
     /// No tunnels yet.
     pub fn new() -> Arc<Self> {
+        Self::metered(Arc::default())
+    }
+
+    /// The same; what happens to them is counted there.
+    pub fn metered(meters: Arc<Meters>) -> Arc<Self> {
         Arc::new(Self {
             table: Mutex::default(),
-            events: Events::new(),
+            events: Events::new(meters),
             naming: tokio::sync::Mutex::default(),
             draining: CancellationToken::new(),
             keepers: TaskTracker::new(),
@@ -130,8 +145,34 @@ impl Tunnels {
         if let Some(name) = &about.name {
             table.by_name.remove(&(about.owner.clone(), name.clone()));
         }
+        // All its streams have been settled: its front has let go of them.
+        let counts = tunnel.uplink.counts();
+        table.moved.to_agent += counts.to_agent;
+        table.moved.to_client += counts.to_client;
         tunnel.news.tell(|| What::Closed { reason });
-        tracing::debug!(tunnel.id = %about.id, ?reason, "tunnel closed");
+        drop(table);
+        self.events.meters().tunnel_closed(reason);
+        tracing::info!(
+            target: "audit",
+            event = "close",
+            tunnel.id = %about.id,
+            tunnel.name = about.name.as_ref().map(tracing::field::display),
+            owner = %about.owner,
+            backend = %about.backend,
+            reason = close_reason(reason),
+            seconds = tunnel.open_time.elapsed().unwrap_or_default().as_secs(),
+            streams = counts.all_streams,
+            bytes.to_agent = counts.to_agent,
+            bytes.to_client = counts.to_client,
+            "tunnel closed"
+        );
+    }
+
+    /// The tunnels that are open, and what went through those that have closed: of one moment, so that no byte is missing or
+    /// counted twice.
+    pub(crate) fn census(&self) -> (Vec<Arc<Tunnel>>, Moved) {
+        let table = self.lock();
+        (table.by_id.values().cloned().collect(), table.moved)
     }
 
     pub(crate) fn by_uri(&self, scope: &Scope, uri: &TunnelUri) -> Option<Arc<Tunnel>> {

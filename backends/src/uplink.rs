@@ -21,6 +21,7 @@ use tunnel_api::{StreamEnd, What};
 use self::opening::Opening;
 use crate::{
     events::TunnelNews,
+    meters::{DialInRefused, Meters},
     presence::{Lifetime, Presence},
     relay::{Duplex, Progress, RelayEnd, RelayTimes, Side, relay},
     session::{BoxStream, Session},
@@ -135,13 +136,15 @@ impl Uplink {
     ///
     /// Dropping the future gives up the place in the queue.
     pub async fn connect(&self, client: ClientInfo) -> Result<OpenStream, NoStream> {
-        let deadline = Instant::now() + self.0.terms.client_wait;
+        let since = Instant::now();
+        let deadline = since + self.0.terms.client_wait;
+        let _waits = self.meters().client_waits();
         tokio::select! {
             biased;
             () = self.retired() => Err(NoStream::Retired),
             opened = timeout_at(deadline, self.open_somewhere(&client)) => {
                 let opened = opened.map_err(|_| NoStream::NoAgent)?;
-                let opening = Opening::new(opened, client, self.0.sessions.clone(), deadline);
+                let opening = Opening::new(opened, client, self.0.sessions.clone(), (since, deadline));
                 Ok(OpenStream::new(self.clone(), client, opening))
             }
         }
@@ -178,10 +181,16 @@ impl Uplink {
     /// Somebody dialled in who may not. Counted, and said once a tunnel: whoever runs the agent has to know that its
     /// address is not the one that is let in.
     pub fn turn_away(&self, stranger: SocketAddr) {
+        self.meters().dial_in_refused(DialInRefused::Stranger);
         if self.0.totals.strangers.fetch_add(1, Ordering::Relaxed) == 0 {
             let tunnel = self.0.news.id();
             tracing::info!(tunnel.id = %tunnel, agent.addr = %stranger, "dial-in reset: it is not from where this tunnel's agent may dial (dial_from)");
         }
+    }
+
+    /// Where what happens is counted.
+    pub(crate) fn meters(&self) -> &Meters {
+        self.0.news.meters()
     }
 
     // ---- for the tunnel ----
@@ -211,7 +220,9 @@ impl Uplink {
         let (to_agent, to_client) = self.0.totals.bytes();
         UplinkCounts {
             sessions,
+            members: self.0.sessions.members(),
             streams,
+            all_streams: self.0.totals.streams.load(Ordering::Relaxed),
             to_agent,
             to_client,
             strangers: self.0.totals.strangers.load(Ordering::Relaxed),
@@ -221,8 +232,14 @@ impl Uplink {
 
 /// How an uplink stands.
 pub(crate) struct UplinkCounts {
+    /// That can take a client now.
     pub(crate) sessions: usize,
+    /// All sessions.
+    pub(crate) members: usize,
+    /// That are running.
     pub(crate) streams: usize,
+    /// That ever began.
+    pub(crate) all_streams: u64,
     pub(crate) to_agent: u64,
     pub(crate) to_client: u64,
     pub(crate) strangers: u64,
@@ -264,11 +281,13 @@ impl OpenStream {
         let Self { mut opening, client: who, account, since } = self;
         let inner = &*account.uplink.0;
         let run = async |stream: &mut dyn Duplex| {
-            let end = relay(client, stream, &account.progress, &inner.terms.relay, &inner.ended).await;
+            let relayed = relay(client, stream, &account.progress, &inner.terms.relay, &inner.ended).await;
+            let end = stream_end(relayed);
+            inner.news.meters().stream_ended(end);
             inner.news.tell(|| What::ClientEnded {
                 stream: account.number,
                 client: who.client_addr,
-                end: stream_end(end),
+                end,
                 bytes_to_agent: account.progress.to_agent(),
                 bytes_to_client: account.progress.to_client(),
                 duration: since.elapsed(),

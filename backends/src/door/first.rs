@@ -7,6 +7,7 @@ use tokio::{
 };
 
 use super::LONGEST_HEAD;
+use crate::meters::DoorRefused;
 
 /// What a connection speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +34,16 @@ pub(super) enum Refusal {
     Ended,
     #[error("it broke")]
     Broken(#[from] io::Error),
+}
+
+impl Refusal {
+    pub(super) fn counted_as(&self) -> DoorRefused {
+        match self {
+            Self::Unknown => DoorRefused::Unknown,
+            Self::TooLong => DoorRefused::TooLong,
+            Self::Ended | Self::Broken(_) => DoorRefused::Gone,
+        }
+    }
 }
 
 /// Reads until the first unit is complete. The caller bounds the time.

@@ -16,6 +16,7 @@ use crate::{
     front::Front,
     hosts::Advertised,
     lease::Lease,
+    meters::ClientRefused,
     ports::{Choice, PortPool},
     sockets,
     uplink::{ClientInfo, NoStream, OpenStream, Uplink},
@@ -104,7 +105,8 @@ async fn serve(socket: TcpStream, client: ClientInfo, uplink: Uplink, place: Own
     let stream = match wait_for_stream(&socket, client, &uplink).await {
         Ok(stream) => stream,
         Err(reason) => {
-            tracing::debug!(client.addr = %client.client_addr, reason, "client refused");
+            uplink.meters().client_refused(reason);
+            tracing::debug!(client.addr = %client.client_addr, reason = reason.label(), "client refused");
             return sockets::reset(socket);
         }
     };
@@ -113,17 +115,17 @@ async fn serve(socket: TcpStream, client: ClientInfo, uplink: Uplink, place: Own
 }
 
 /// A client that gives up while it waits must not cost a dial-in. (One that has sent its end only may still want to hear.)
-async fn wait_for_stream(socket: &TcpStream, client: ClientInfo, uplink: &Uplink) -> Result<OpenStream, &'static str> {
+async fn wait_for_stream(socket: &TcpStream, client: ClientInfo, uplink: &Uplink) -> Result<OpenStream, ClientRefused> {
     // One that gave up in the backlog: tokio has heard of no event yet, but the socket knows.
     if !matches!(socket.take_error(), Ok(None)) {
-        return Err("it gave up before it was accepted");
+        return Err(ClientRefused::GaveUp);
     }
     tokio::select! {
         biased;
-        _ = socket.ready(Interest::ERROR) => Err("it gave up waiting"),
+        _ = socket.ready(Interest::ERROR) => Err(ClientRefused::GaveUp),
         stream = uplink.connect(client) => stream.map_err(|reason| match reason {
-            NoStream::NoAgent => "no agent came in time",
-            NoStream::Retired => "the tunnel is taken or closed",
+            NoStream::NoAgent => ClientRefused::NoAgent,
+            NoStream::Retired => ClientRefused::Retired,
         }),
     }
 }
