@@ -22,6 +22,7 @@ mod agents;
 mod bad_input;
 mod closed_at_once;
 mod composition;
+mod credentials;
 mod door;
 mod draining;
 mod imports;

@@ -2,6 +2,7 @@
 //! against a server and an agent that run elsewhere.
 
 pub mod client;
+pub mod credentials;
 pub mod detour;
 pub mod limit;
 pub mod oracle;

@@ -73,6 +73,9 @@ impl fmt::Display for Owner {
 pub struct CredentialId(String);
 
 impl CredentialId {
+    /// What the process itself goes by, where others need credentials.
+    pub const PROCESS: &str = "process";
+
     /// The credential of that name.
     pub fn new(name: impl Into<String>) -> Self {
         Self(name.into())

@@ -9,6 +9,7 @@ mod values;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -29,6 +30,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Spelled out to run without TLS and credentials off loopback.
     pub insecure: bool,
+    /// The file of those who may open tunnels. Unset: everybody who can connect.
+    pub credentials: Option<PathBuf>,
     /// The backend of requests that name none. Unset: the only one there is, or else the one that is called `tcp`.
     pub default_backend: Option<String>,
     /// Proxies in front of the server: many parties come from there.
@@ -124,6 +127,7 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8010)),
             insecure: false,
+            credentials: None,
             default_backend: None,
             trusted_proxies: Vec::new(),
             drain: Duration::from_secs(30),

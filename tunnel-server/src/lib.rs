@@ -4,8 +4,11 @@
 //! part's name, `server.rs` starts and stops them, `rpc.rs` is what answers at the one port.
 
 mod assemble;
+pub mod auth;
 pub mod config;
 mod ephemeral;
+mod files;
+pub mod private;
 mod rpc;
 mod server;
 

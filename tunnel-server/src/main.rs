@@ -1,67 +1,32 @@
 //! `tunnel-server`: see `--help`.
 
-use std::{
-    io::IsTerminal,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+mod cli;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use std::{io::IsTerminal, path::Path, process::ExitCode};
+
+use clap::Parser;
+use cli::{
+    args::{Args, Command, LogFormat, Run},
+    init, token,
+};
 use tracing_subscriber::EnvFilter;
 use tunnel_backends::process::{self, StopSignals};
-use tunnel_server::{Config, Running, Server, StartError};
-
-/// Runs tunnels: programs behind NAT ask for one by gRPC and are reached at a public address.
-///
-/// Without a config it listens on 127.0.0.1:8010 and serves this machine only.
-#[derive(Debug, Parser)]
-#[command(version)]
-struct Args {
-    #[command(subcommand)]
-    command: Option<Command>,
-    /// The config file (see tunnel-server.example.toml)
-    #[arg(short, long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Listen here instead of where the config says
-    #[arg(short, long, value_name = "IP:PORT", value_parser = socket_addr)]
-    listen: Option<SocketAddr>,
-    /// Run without TLS and credentials even where others can connect
-    #[arg(long)]
-    insecure: bool,
-    /// How to log (what to log is set by RUST_LOG, such as RUST_LOG=debug)
-    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
-    log_format: LogFormat,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Check a config file and exit: 0 if it is fine, 78 if not
-    Check {
-        /// The config file
-        file: PathBuf,
-    },
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
-}
-
-fn socket_addr(text: &str) -> Result<SocketAddr, &'static str> {
-    text.parse().map_err(|_| "write an IP address and a port, such as 127.0.0.1:8010 or [::1]:8010")
-}
+use tunnel_server::{Config, ConfigError, Running, Server, StartError, auth::edit::EditError};
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
-    if let Some(Command::Check { file }) = &args.command {
-        return check(file);
-    }
-    log(args.log_format);
-    process::raise_descriptor_limit();
-    match run(args).await {
+    let ended = match args.command {
+        Some(Command::Check { file }) => check(&file),
+        Some(Command::Init(init)) => init::run(&init),
+        Some(Command::Token(token)) => token::run(&token),
+        None => {
+            log(args.run.log_format);
+            process::raise_descriptor_limit();
+            run(args.run).await
+        }
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("tunnel-server: {error:#}");
@@ -70,20 +35,13 @@ async fn main() -> ExitCode {
     }
 }
 
-fn check(file: &Path) -> ExitCode {
-    match Config::from_file(file) {
-        Ok(_) => {
-            println!("{}: fine", file.display());
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("tunnel-server: {:#}", anyhow::Error::from(error));
-            ExitCode::from(BAD_CONFIG)
-        }
-    }
+fn check(file: &Path) -> anyhow::Result<()> {
+    Config::from_file(file)?.check_files()?;
+    println!("{}: fine", file.display());
+    Ok(())
 }
 
-async fn run(args: Args) -> anyhow::Result<()> {
+async fn run(args: Run) -> anyhow::Result<()> {
     let mut config = match &args.config {
         Some(file) => Config::from_file(file).map_err(StartError::from)?,
         None => Config::default(),
@@ -123,10 +81,10 @@ fn log(format: LogFormat) {
 }
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {
-    match error.downcast_ref::<StartError>() {
-        Some(StartError::Config(_) | StartError::NoDefault(_)) => ExitCode::from(BAD_CONFIG),
-        _ => ExitCode::FAILURE,
-    }
+    let is_bad_config = matches!(error.downcast_ref(), Some(StartError::Config(_) | StartError::NoDefault(_)))
+        || matches!(error.downcast_ref(), Some(EditError::File(_)))
+        || error.is::<ConfigError>();
+    if is_bad_config { ExitCode::from(BAD_CONFIG) } else { ExitCode::FAILURE }
 }
 
 /// sysexits.h: EX_CONFIG.

@@ -1,6 +1,6 @@
 //! What answers at the one port: the service, reflection, health, and a page for those who come with a browser.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::Request,
@@ -19,8 +19,10 @@ use tunnel_api::{
 };
 use tunnel_backends::door::{HttpBody, HttpService};
 
-/// Everything that answers, and the lever that says whether it is healthy.
-pub(crate) async fn build(backend: impl TunnelBackend) -> (HttpService, Health) {
+use crate::auth::{Keyring, identify};
+
+/// Everything that answers, and the lever that says whether it is healthy. With a keyring it answers those whom it knows.
+pub(crate) async fn build(backend: impl TunnelBackend, keyring: Option<Arc<Keyring>>) -> (HttpService, Health) {
     let (reporter, health) = tonic_health::server::health_reporter();
     let health_lever = Health(reporter);
     health_lever.set(ServingStatus::Serving).await;
@@ -29,8 +31,12 @@ pub(crate) async fn build(backend: impl TunnelBackend) -> (HttpService, Health) 
         .add_service(health)
         .add_service(reflection().build_v1().expect("our own descriptors are sound"))
         .add_service(reflection().build_v1alpha().expect("our own descriptors are sound"));
-    let router =
-        routes.into_axum_router().route("/", get(page)).fallback(nothing_here).layer(middleware::from_fn(guard));
+    let router = routes
+        .into_axum_router()
+        .route("/", get(page))
+        .fallback(nothing_here)
+        .layer(middleware::from_fn_with_state(keyring, identify))
+        .layer(middleware::from_fn(guard));
     let service = ServiceBuilder::new().map_response(|response: Response| response.map(body)).service(router);
     (BoxCloneSyncService::new(service), health_lever)
 }

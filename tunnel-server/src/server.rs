@@ -1,11 +1,13 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::ServingStatus;
 use tunnel_api::{NoDefault, TunnelBackend};
 use tunnel_backends::{door::Door, ports::PortRange, sockets, tunnels::Tunnels};
 
 use crate::{
     assemble::{Parts, assemble},
+    auth::{Guard, Keyring},
     config::{Config, ConfigError},
     ephemeral, rpc,
 };
@@ -21,6 +23,9 @@ pub struct Running {
     backend: Arc<dyn TunnelBackend>,
     health: rpc::Health,
     drain: Duration,
+    /// Ends what goes on in the background.
+    stop: CancellationToken,
+    background: TaskTracker,
 }
 
 /// Why a server does not start.
@@ -52,11 +57,21 @@ impl Server {
         let cannot_listen = |source| StartError::Listen { listen: config.listen, source };
         let listener = sockets::listen(config.listen).map_err(cannot_listen)?;
         let addr = listener.local_addr().map_err(cannot_listen)?;
+        let keyring = config.credentials.as_deref().map(Keyring::open).transpose()?;
         let Parts { tunnels, router, gate, door } = assemble(&config, addr)?;
-        let backend: Arc<dyn TunnelBackend> = Arc::new(router);
-        let (http, health) = rpc::build(backend.clone()).await;
+        let backend: Arc<dyn TunnelBackend> = match &keyring {
+            Some(keyring) => {
+                Arc::new(Guard::new(router, keyring.clone(), config.default_backend().unwrap_or_default()))
+            }
+            None => Arc::new(router),
+        };
+        let (stop, background) = (CancellationToken::new(), TaskTracker::new());
+        if let Some(keyring) = &keyring {
+            background.spawn(stop.clone().run_until_cancelled_owned(keyring.clone().follow()));
+        }
+        let (http, health) = rpc::build(backend.clone(), keyring).await;
         let door = Door::open(listener, door, gate.in_front_of(http)).map_err(cannot_listen)?;
-        Ok(Running { door, tunnels, backend, health, drain: config.drain })
+        Ok(Running { door, tunnels, backend, health, drain: config.drain, stop, background })
     }
 }
 
@@ -89,6 +104,9 @@ impl Running {
         self.health.set(ServingStatus::NotServing).await;
         self.tunnels.drain(self.drain).await;
         self.door.close(HANG_UP).await;
+        self.stop.cancel();
+        self.background.close();
+        self.background.wait().await;
     }
 }
 

@@ -6,6 +6,7 @@ use toml::de::{DeTable, DeValue};
 use tunnel_backends::ports::PortRange;
 
 use super::{Backend, Config, ConfigError, error::Place};
+use crate::auth::Credentials;
 
 impl Config {
     /// Reads and checks a config file.
@@ -17,10 +18,11 @@ impl Config {
 
     /// Reads and checks a config; `path` is where it is said to come from.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|error| {
+        let mut config: Self = toml::from_str(text).map_err(|error| {
             let message = error.to_string().trim_end().to_owned();
             ConfigError::Malformed { path: path.to_owned(), message }
         })?;
+        config.resolve_paths(path.parent().unwrap_or(Path::new("")));
         config.check().map_err(|error| match error {
             ConfigError::Impossible { key, why, .. } => {
                 ConfigError::Impossible { place: place_of(&key, text, path), key, why }
@@ -28,6 +30,21 @@ impl Config {
             other => other,
         })?;
         Ok(config)
+    }
+
+    /// Whether the files that it names can be read and say what they should.
+    pub fn check_files(&self) -> Result<(), ConfigError> {
+        if let Some(credentials) = &self.credentials {
+            Credentials::from_file(credentials)?;
+        }
+        Ok(())
+    }
+
+    /// Paths are relative to the file that they stand in.
+    fn resolve_paths(&mut self, base: &Path) {
+        for path in self.credentials.iter_mut() {
+            *path = base.join(&*path);
+        }
     }
 
     /// Whether the keys fit together.

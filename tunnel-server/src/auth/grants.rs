@@ -1,0 +1,206 @@
+use std::ops::RangeInclusive;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, de::Error};
+use tunnel_api::{OpenTunnel, TunnelError};
+use wildmatch::WildMatch;
+
+/// What a credential allows its owner to open. What is absent is not granted.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Grants {
+    /// Backends, by name; `*` stands for any characters.
+    backends: Vec<Pattern>,
+    /// Public ports that may be asked for by number. (One that the server chooses needs no grant.)
+    ports: Vec<Ports>,
+    /// Host names that may be asked for; `*` stands for any characters.
+    hosts: Vec<Pattern>,
+    /// Networks that may be named in `dial_from` and `caller_address`.
+    dial_from: Vec<IpNet>,
+    /// Networks whose clients may be let in.
+    clients: Vec<IpNet>,
+}
+
+impl Grants {
+    /// Whether all that the request asks for is granted. Clients are restricted to what is granted where the request does not
+    /// do so itself. `backend` is the one that it will go to; `had_port` tells of a port that the owner has had and may ask for
+    /// again.
+    pub(super) fn check(
+        &self,
+        request: &mut OpenTunnel,
+        backend: &str,
+        had_port: impl FnOnce(u16) -> bool,
+    ) -> Result<(), TunnelError> {
+        if !self.backends.iter().any(|pattern| pattern.matches(backend)) {
+            return Err(refusal(format!("the backend {backend}"), "backends"));
+        }
+        if let Some(port) = request.address.port
+            && !self.ports.iter().any(|ports| ports.0.contains(&port))
+            && !had_port(port)
+        {
+            return Err(refusal(format!("port {port}; leave the port empty to get one"), "ports"));
+        }
+        // The host of a tcp address is the server's own, or else its front refuses it.
+        let is_tcp = request.address.scheme.as_deref().is_none_or(|scheme| scheme == "tcp");
+        if let Some(host) = request.address.host.as_ref().map(ToString::to_string)
+            && !is_tcp
+            && !self.hosts.iter().any(|pattern| pattern.matches(&host))
+        {
+            return Err(refusal(format!("the host {host}"), "hosts"));
+        }
+        if let Some(network) = request.dial_from.iter().find(|network| !covers(&self.dial_from, network)) {
+            return Err(refusal(format!("dial_from {network}"), "dial_from"));
+        }
+        if let Some(ip) = request.caller_address.filter(|ip| !covers(&self.dial_from, &IpNet::from(*ip))) {
+            return Err(refusal(format!("caller_address {ip}"), "dial_from"));
+        }
+        self.restrict_clients(request)
+    }
+
+    fn restrict_clients(&self, request: &mut OpenTunnel) -> Result<(), TunnelError> {
+        if self.clients.is_empty() {
+            return Err(refusal("any clients".to_owned(), "clients"));
+        }
+        if let Some(network) = request.client_allow.iter().find(|network| !covers(&self.clients, network)) {
+            return Err(refusal(format!("client_allow {network}"), "clients"));
+        }
+        let is_everybody = |net: &IpNet| net.prefix_len() == 0;
+        let grants_everybody = self.clients.iter().any(|net| is_everybody(net) && net.addr().is_ipv4())
+            && self.clients.iter().any(|net| is_everybody(net) && net.addr().is_ipv6());
+        if request.client_allow.is_empty() && !grants_everybody {
+            request.client_allow.clone_from(&self.clients);
+        }
+        Ok(())
+    }
+}
+
+fn covers(granted: &[IpNet], wanted: &IpNet) -> bool {
+    granted.iter().any(|network| network.contains(wanted))
+}
+
+fn refusal(what: String, grant: &str) -> TunnelError {
+    let why = format!("your credentials do not grant {what} (the operator can add it to `{grant}` of their grants)");
+    TunnelError::NotGranted { why }
+}
+
+/// A name, or many.
+#[derive(Debug, Clone)]
+struct Pattern(WildMatch);
+
+impl Pattern {
+    fn matches(&self, name: &str) -> bool {
+        self.0.matches(name)
+    }
+}
+
+impl<'de> Deserialize<'de> for Pattern {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        if text.is_empty() {
+            return Err(D::Error::custom("write a name, or a pattern such as \"*\" or \"*.example.com\""));
+        }
+        Ok(Self(WildMatch::new(&text)))
+    }
+}
+
+/// `"21000-21099"`, `"2222"` or `2222`.
+#[derive(Debug, Clone)]
+struct Ports(RangeInclusive<u16>);
+
+impl<'de> Deserialize<'de> for Ports {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Spelling {
+            Number(u16),
+            Text(String),
+        }
+        let refuse = || D::Error::custom("write a port or a range of ports, such as 2222 or \"21000-21099\"");
+        match Spelling::deserialize(from).map_err(|_| refuse())? {
+            Spelling::Number(port) => Ok(Self(port..=port)),
+            Spelling::Text(text) => parse_ports(&text).map(Self).ok_or_else(refuse),
+        }
+    }
+}
+
+/// A range of ports, or a single one.
+pub(crate) fn parse_ports(text: &str) -> Option<RangeInclusive<u16>> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let port = |text: &str| text.trim().parse::<u16>().ok().filter(|port| *port > 0);
+    let ports = port(first)?..=port(last)?;
+    (!ports.is_empty()).then_some(ports)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(grants: &str, request: OpenTunnel) -> Result<OpenTunnel, String> {
+        let grants: Grants = toml::from_str(grants).unwrap();
+        let mut request = request;
+        let had_port = |port| port == 20007;
+        grants.check(&mut request, "mux", had_port).map_err(|error| error.to_string())?;
+        Ok(request)
+    }
+
+    fn at(address: &str) -> OpenTunnel {
+        OpenTunnel { address: address.parse().unwrap(), ..OpenTunnel::default() }
+    }
+
+    const PLAIN: &str = "backends = ['*']\nclients = ['0.0.0.0/0', '::/0']";
+
+    #[test]
+    fn what_is_absent_is_not_granted() {
+        check(PLAIN, OpenTunnel::default()).unwrap();
+        let net: IpNet = "192.0.2.0/24".parse().unwrap();
+        for (grants, request, missing) in [
+            ("", OpenTunnel::default(), "backends"),
+            ("backends = ['tcp']", OpenTunnel::default(), "backends"),
+            ("backends = ['mux']", OpenTunnel::default(), "clients"),
+            (PLAIN, at("tcp://:20000"), "ports"),
+            (PLAIN, at("http://blog"), "hosts"),
+            (PLAIN, OpenTunnel { dial_from: vec![net], ..OpenTunnel::default() }, "dial_from"),
+            (PLAIN, OpenTunnel { caller_address: Some(net.addr()), ..OpenTunnel::default() }, "dial_from"),
+        ] {
+            let refusal = check(grants, request).unwrap_err();
+            assert!(refusal.contains(&format!("`{missing}`")), "{grants:?}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn what_is_granted_may_be_asked_for_and_nothing_next_to_it() {
+        let grants = &format!(
+            "{PLAIN}\nports = ['21000-21001', 2222]\nhosts = ['*.alice.example']\ndial_from = ['192.0.2.0/25']"
+        );
+        let dial_from = |net: &str| OpenTunnel { dial_from: vec![net.parse().unwrap()], ..OpenTunnel::default() };
+        for fine in [at("tcp://:21001"), at("tcp://:2222"), at("http://a.alice.example"), dial_from("192.0.2.64/26")] {
+            check(grants, fine).unwrap();
+        }
+        for not in [
+            at("tcp://:21002"),
+            at("tcp://:2223"),
+            at("http://alice.example"),
+            at("http://x.alice.example.evil"),
+            dial_from("192.0.2.0/24"),
+            dial_from("::/0"),
+        ] {
+            check(grants, not.clone()).expect_err(&format!("{not:?}"));
+        }
+    }
+
+    #[test]
+    fn a_port_that_was_the_owners_may_be_asked_for_again() {
+        check(PLAIN, at("tcp://:20007")).unwrap();
+    }
+
+    #[test]
+    fn clients_are_those_that_are_granted_unless_the_request_wants_fewer() {
+        let grants = "backends = ['*']\nclients = ['10.0.0.0/8']";
+        let nets = |text: &str| vec![text.parse::<IpNet>().unwrap()];
+        let allow = |text: &str| OpenTunnel { client_allow: nets(text), ..OpenTunnel::default() };
+        assert_eq!(check(grants, OpenTunnel::default()).unwrap().client_allow, nets("10.0.0.0/8"));
+        assert_eq!(check(grants, allow("10.1.0.0/16")).unwrap().client_allow, nets("10.1.0.0/16"));
+        check(grants, allow("0.0.0.0/0")).unwrap_err();
+        assert_eq!(check(PLAIN, OpenTunnel::default()).unwrap().client_allow, vec![]);
+    }
+}
