@@ -6,6 +6,7 @@ use tunnel_api::{Router, TunnelBackend};
 use tunnel_backends::{
     carrier::ptth::{Gate, Patience},
     door::DoorTerms,
+    meters::Meters,
     mux::MuxConfig,
     ports::PortPool,
     tcp::TcpConfig,
@@ -23,11 +24,13 @@ pub(crate) struct Parts {
     pub(crate) router: Router,
     pub(crate) gate: Arc<Gate>,
     pub(crate) door: DoorTerms,
+    pub(crate) meters: Arc<Meters>,
 }
 
 /// `door_addr` is where the one port is.
 pub(crate) fn assemble(config: &Config, door_addr: SocketAddr) -> Result<Parts, StartError> {
-    let (tunnels, gate) = (Tunnels::new(), Gate::new());
+    let meters = Arc::new(Meters::default());
+    let (tunnels, gate) = (Tunnels::metered(meters.clone()), Gate::new());
     let shared = Shared {
         tunnels: tunnels.clone(),
         gate: gate.clone(),
@@ -45,8 +48,9 @@ pub(crate) fn assemble(config: &Config, door_addr: SocketAddr) -> Result<Parts, 
         waiting_per_source: config.door.waiting_per_source,
         trusted_proxies: config.trusted_proxies.clone(),
         idle: config.door.idle,
+        meters: meters.clone(),
     };
-    Ok(Parts { tunnels, router, gate, door })
+    Ok(Parts { tunnels, router, gate, door, meters })
 }
 
 /// What all backends share.

@@ -1,6 +1,7 @@
 //! What can be set. Every field is a key of the config file, with the same name and default; `tunnel-server.example.toml`
 //! lists and explains them all, and a test keeps the two together.
 
+mod admin;
 mod backends;
 mod error;
 mod file;
@@ -18,6 +19,7 @@ use serde::Deserialize;
 use tunnel_api::Host;
 use tunnel_backends::ports::PortRange;
 
+pub use admin::{Admin, AdminListen};
 pub use backends::{Mux, Tcp};
 pub use error::ConfigError;
 
@@ -45,6 +47,8 @@ pub struct Config {
     pub ports: Ports,
     /// The limits of the one port.
     pub door: Door,
+    /// The listener for those who look after the server.
+    pub admin: Admin,
     /// The backends, by the names that requests choose them by.
     pub backends: BTreeMap<String, Backend>,
 }
@@ -107,6 +111,7 @@ impl Config {
     pub fn local() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            admin: Admin { listen: AdminListen::Off, allow: Vec::new() },
             ports: Ports { public: PortRange::Kernel, dial_in: PortRange::Kernel, extra_ports: BTreeSet::new() },
             ..Self::default()
         }
@@ -134,6 +139,7 @@ impl Default for Config {
             advertise: Advertise::default(),
             ports: Ports::default(),
             door: Door::default(),
+            admin: Admin::default(),
             backends: BTreeMap::from([
                 ("tcp".to_owned(), Backend::Tcp(Tcp::default())),
                 ("mux".to_owned(), Backend::Mux(Mux::default())),

@@ -9,9 +9,10 @@ use cli::{
     args::{Args, Command, LogFormat, Run},
     init, token,
 };
+use sd_notify::NotifyState;
 use tracing_subscriber::EnvFilter;
 use tunnel_backends::process::{self, StopSignals};
-use tunnel_server::{Config, ConfigError, Running, Server, StartError, auth::edit::EditError};
+use tunnel_server::{Config, ConfigError, Running, Server, StartError, auth::edit::EditError, panics};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -22,6 +23,7 @@ async fn main() -> ExitCode {
         Some(Command::Token(token)) => token::run(&token),
         None => {
             log(args.run.log_format);
+            panics::log_them();
             process::raise_descriptor_limit();
             run(args.run).await
         }
@@ -49,17 +51,29 @@ async fn run(args: Run) -> anyhow::Result<()> {
     if let Some(listen) = args.listen {
         config.listen = listen;
     }
+    if let Some(admin) = args.admin {
+        config.admin.listen = admin;
+    }
     config.insecure |= args.insecure;
     let mut signals = StopSignals::catch()?;
     let server = Server::start(config).await?;
     greet(&server);
+    tell_service_manager(&[NotifyState::Ready, NotifyState::Status(&format!("listens on {}", server.addr()))]);
     signals.next().await;
     tracing::info!("stopping: running streams may end; a second signal ends them at once");
+    tell_service_manager(&[NotifyState::Stopping, NotifyState::Status("lets running streams end")]);
     tokio::select! {
         () = server.shutdown() => {}
         () = signals.next() => {}
     }
     Ok(())
+}
+
+/// systemd, if it started us and wants to know (`Type=notify`).
+fn tell_service_manager(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "cannot tell the service manager how it goes (NOTIFY_SOCKET)");
+    }
 }
 
 fn greet(server: &Running) {
@@ -76,7 +90,8 @@ fn log(format: LogFormat) {
         LogFormat::Text => {
             log.with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()).init();
         }
-        LogFormat::Json => log.json().init(),
+        // Fields are keys of the line itself: nobody has to know what an event is.
+        LogFormat::Json => log.json().flatten_event(true).init(),
     }
 }
 

@@ -1,15 +1,21 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::ServingStatus;
 use tunnel_api::{NoDefault, TunnelBackend};
 use tunnel_backends::{door::Door, ports::PortRange, sockets, tunnels::Tunnels};
 
 use crate::{
+    admin::Admin,
     assemble::{Parts, assemble},
+    audit::{Audit, Audited},
     auth::{Guard, Keyring},
-    config::{Config, ConfigError},
-    ephemeral, rpc,
+    config::{AdminListen, Config, ConfigError},
+    ephemeral,
+    metrics::{self, Calls},
+    rpc,
 };
 
 /// A tunnel server.
@@ -21,6 +27,8 @@ pub struct Running {
     door: Door,
     tunnels: Arc<Tunnels>,
     backend: Arc<dyn TunnelBackend>,
+    audit: Arc<Audit>,
+    admin: Option<Admin>,
     health: rpc::Health,
     drain: Duration,
     /// Ends what goes on in the background.
@@ -47,6 +55,15 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// The admin listener's port cannot be had.
+    #[error("cannot listen on {listen} for metrics; `admin.listen` sets another address, or is \"off\"")]
+    Admin {
+        /// Where.
+        listen: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
 }
 
 impl Server {
@@ -58,20 +75,29 @@ impl Server {
         let listener = sockets::listen(config.listen).map_err(cannot_listen)?;
         let addr = listener.local_addr().map_err(cannot_listen)?;
         let keyring = config.credentials.as_deref().map(Keyring::open).transpose()?;
-        let Parts { tunnels, router, gate, door } = assemble(&config, addr)?;
+        let Parts { tunnels, router, gate, door, meters } = assemble(&config, addr)?;
+        let calls = Calls::default();
+        let registry = metrics::registry(&meters, &calls, &tunnels, config.backends.keys().map(String::as_str));
+        let admin = listen_for_admin(&config)?;
+        let audit = Audit::new(calls);
         let backend: Arc<dyn TunnelBackend> = match &keyring {
             Some(keyring) => {
-                Arc::new(Guard::new(router, keyring.clone(), config.default_backend().unwrap_or_default()))
+                let guarded = Guard::new(router, keyring.clone(), config.default_backend().unwrap_or_default());
+                Arc::new(Audited::new(guarded, audit.clone()))
             }
-            None => Arc::new(router),
+            None => Arc::new(Audited::new(router, audit.clone())),
         };
         let (stop, background) = (CancellationToken::new(), TaskTracker::new());
+        background.spawn(stop.clone().run_until_cancelled_owned(audit.clone().follow()));
         if let Some(keyring) = &keyring {
             background.spawn(stop.clone().run_until_cancelled_owned(keyring.clone().follow()));
         }
         let (http, health) = rpc::build(backend.clone(), keyring).await;
-        let door = Door::open(listener, door, gate.in_front_of(http)).map_err(cannot_listen)?;
-        Ok(Running { door, tunnels, backend, health, drain: config.drain, stop, background })
+        let door =
+            Door::open(listener, door, audit.clone().at_the_door(gate.in_front_of(http))).map_err(cannot_listen)?;
+        let admin = admin.map(|listener| Admin::open(listener, config.admin.allow.clone(), registry)).transpose();
+        let admin = admin.map_err(cannot_listen)?;
+        Ok(Running { door, tunnels, backend, audit, admin, health, drain: config.drain, stop, background })
     }
 }
 
@@ -93,6 +119,11 @@ impl Running {
         format!("http://{addr}")
     }
 
+    /// Where `/metrics`, `/healthz` and `/readyz` answer, if anywhere.
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(Admin::addr)
+    }
+
     /// The backends behind the RPC, for callers in this process.
     pub fn backend(&self) -> Arc<dyn TunnelBackend> {
         self.backend.clone()
@@ -102,17 +133,44 @@ impl Running {
     /// config's `drain`, aborts what is left, and hangs up.
     pub async fn shutdown(self) {
         self.health.set(ServingStatus::NotServing).await;
+        if let Some(admin) = &self.admin {
+            admin.say_draining();
+        }
         self.tunnels.drain(self.drain).await;
         self.door.close(HANG_UP).await;
         self.stop.cancel();
         self.background.close();
         self.background.wait().await;
+        self.audit.close();
+        if let Some(admin) = self.admin {
+            admin.close().await;
+        }
     }
 }
 
 impl std::fmt::Debug for Running {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Running").field("addr", &self.addr()).finish_non_exhaustive()
+    }
+}
+
+/// Before anything is promised: an address that is set must be free.
+fn listen_for_admin(config: &Config) -> Result<Option<TcpListener>, StartError> {
+    let (listen, is_default) = match config.admin.listen {
+        AdminListen::Off => return Ok(None),
+        AdminListen::IfFree => (AdminListen::DEFAULT, true),
+        AdminListen::At(listen) => (listen, false),
+    };
+    match sockets::listen(listen) {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) if is_default => {
+            tracing::warn!(
+                admin.addr = %listen, %error,
+                "no metrics: their default port is not to be had; set admin.listen (--admin) to another, or to \"off\""
+            );
+            Ok(None)
+        }
+        Err(source) => Err(StartError::Admin { listen, source }),
     }
 }
 
