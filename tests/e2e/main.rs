@@ -30,4 +30,5 @@ mod long_paths;
 mod restarts;
 mod rpc;
 mod sdk;
+mod seen;
 mod streams;

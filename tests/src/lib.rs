@@ -5,6 +5,7 @@ pub mod client;
 pub mod credentials;
 pub mod detour;
 pub mod limit;
+pub mod metrics;
 pub mod oracle;
 pub mod origin;
 pub mod path;

@@ -81,6 +81,9 @@ fn greet(server: &Running) {
     eprintln!("tunnel-server listens on {}", server.addr());
     eprintln!("  try   tunnel tcp 127.0.0.1:3000 --server {url}");
     eprintln!("  or    grpcurl -plaintext -d '{{}}' {} tunnel.v1.Tunnel/OpenTunnel", url.trim_start_matches("http://"));
+    if let Some(admin) = server.admin_addr() {
+        eprintln!("  see   http://{admin}/metrics");
+    }
 }
 
 fn log(format: LogFormat) {

@@ -1,6 +1,5 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::ServingStatus;
