@@ -3,6 +3,7 @@
 //! opaque service, so that this crate knows nothing of it.
 
 mod first;
+mod forwarded;
 mod lobby;
 
 use std::{
@@ -39,6 +40,7 @@ use tunnel_api::ConnectionAddrs;
 
 use self::{
     first::{FirstUnit, Protocol, read_first_unit},
+    forwarded::origin,
     lobby::{Lobby, Seat},
 };
 use crate::{
@@ -70,8 +72,8 @@ pub struct DoorTerms {
     /// How many of them may come from one source: a v4 address, or a v6 /64. One more, and the oldest of that source is
     /// closed. Loopback and `trusted_proxies` are not held to it: many parties come from there.
     pub waiting_per_source: usize,
-    /// Proxies in front of us.
-    pub trusted_proxies: Vec<IpNet>,
+    /// Proxies in front of us, which say in `X-Forwarded-For` for whom they ask.
+    pub trusted_proxies: Arc<[IpNet]>,
     /// How long a connection without a request is kept.
     pub idle: Duration,
     /// Where it is counted what waits and what is refused.
@@ -84,7 +86,7 @@ impl Default for DoorTerms {
             first_unit: Duration::from_secs(5),
             waiting: 1024,
             waiting_per_source: 64,
-            trusted_proxies: Vec::new(),
+            trusted_proxies: Arc::default(),
             idle: Duration::from_secs(60),
             meters: Arc::default(),
         }
@@ -189,8 +191,13 @@ async fn receive(mut socket: TcpStream, peer: SocketAddr, arrival: Arrival, seat
 impl Hall {
     async fn serve(&self, protocol: Protocol, io: Replay, addrs: ConnectionAddrs, arrival: Arrival) {
         let asked = Arc::new(AtomicBool::new(false));
-        let inner = TowerToHyperService::new(self.http.clone());
-        let service = Introduce { inner, addrs, arrival, asked: asked.clone() };
+        let service = Introduce {
+            inner: TowerToHyperService::new(self.http.clone()),
+            addrs,
+            arrival,
+            trusted_proxies: self.terms.trusted_proxies.clone(),
+            asked: asked.clone(),
+        };
         let ended = match protocol {
             Protocol::Http1 => self.serve_http1(io, service).await,
             Protocol::Http2 => self.serve_http2(io, service, &asked).await,
@@ -262,6 +269,7 @@ struct Introduce {
     inner: TowerToHyperService<HttpService>,
     addrs: ConnectionAddrs,
     arrival: Arrival,
+    trusted_proxies: Arc<[IpNet]>,
     asked: Arc<AtomicBool>,
 }
 
@@ -277,7 +285,8 @@ impl Service<Request<Incoming>> for Introduce {
                 values.iter_mut().for_each(|value| value.set_sensitive(true));
             }
         }
-        request.extensions_mut().insert(self.addrs);
+        let peer = origin(request.headers(), self.addrs.peer, &self.trusted_proxies);
+        request.extensions_mut().insert(ConnectionAddrs { peer, ..self.addrs });
         request.extensions_mut().insert(if is_first { self.arrival } else { Arrival(Instant::now()) });
         self.inner.call(request)
     }

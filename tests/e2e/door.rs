@@ -8,7 +8,7 @@ use tokio::{
     net::TcpStream,
     time::{interval, timeout},
 };
-use tunnel_api::rpc::v1::ListTunnelsRequest;
+use tunnel_api::rpc::v1::{ListTunnelsRequest, OpenTunnelRequest};
 use tunnel_server::Running;
 use tunnel_tests::{
     client::ask,
@@ -245,3 +245,24 @@ async fn read_frame(socket: &mut TcpStream) -> std::io::Result<(u8, u8, Vec<u8>)
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
+
+/// A header counts for something only where we have said whose word it is.
+#[tokio::test]
+async fn a_proxy_of_ours_says_who_calls_and_nobody_else_does() {
+    within(async {
+        for (trusted_proxies, pin) in [(vec!["127.0.0.0/8".parse().unwrap()], "192.0.2.9/32"), (vec![], "127.0.0.1/32")]
+        {
+            let server = server_with(|config| {
+                config.trusted_proxies = trusted_proxies;
+                let host = Some("tunnels.example".parse().unwrap());
+                (config.advertise.agents, config.advertise.clients) = (host.clone(), host);
+            })
+            .await;
+            let mut request = tonic::Request::new(OpenTunnelRequest::default());
+            request.metadata_mut().insert("x-forwarded-for", "198.51.100.1, 192.0.2.9".parse().unwrap());
+            let opened = rpc(&server).await.open_tunnel(request).await.unwrap().into_inner();
+            assert_eq!(opened.dial_from, [pin]);
+        }
+    })
+    .await;
+}

@@ -46,7 +46,7 @@ pub(crate) fn assemble(config: &Config, door_addr: SocketAddr) -> Result<Parts, 
         first_unit: config.door.first_unit,
         waiting: config.door.waiting,
         waiting_per_source: config.door.waiting_per_source,
-        trusted_proxies: config.trusted_proxies.clone(),
+        trusted_proxies: config.trusted_proxies.clone().into(),
         idle: config.door.idle,
         meters: meters.clone(),
     };

@@ -3,6 +3,7 @@
 
 mod admin;
 mod backends;
+mod changes;
 mod error;
 mod file;
 mod values;

@@ -11,7 +11,7 @@ use cli::{
 };
 use sd_notify::NotifyState;
 use tracing_subscriber::EnvFilter;
-use tunnel_backends::process::{self, StopSignals};
+use tunnel_backends::process::{self, ReloadSignals, StopSignals};
 use tunnel_server::{Config, ConfigError, Running, Server, StartError, auth::edit::EditError, panics};
 
 #[tokio::main]
@@ -44,8 +44,28 @@ fn check(file: &Path) -> anyhow::Result<()> {
 }
 
 async fn run(args: Run) -> anyhow::Result<()> {
+    let (mut stops, mut reloads) = (StopSignals::catch()?, ReloadSignals::catch()?);
+    let server = Server::start(config(&args)?).await?;
+    greet(&server);
+    tell_service_manager(&[NotifyState::Ready, NotifyState::Status(&format!("listens on {}", server.addr()))]);
+    loop {
+        tokio::select! {
+            () = stops.next() => break,
+            () = reloads.next() => reload(&server, &args),
+        }
+    }
+    tracing::info!("stopping: running streams may end; a second signal ends them at once");
+    tell_service_manager(&[NotifyState::Stopping, NotifyState::Status("lets running streams end")]);
+    tokio::select! {
+        () = server.shutdown() => {}
+        () = stops.next() => {}
+    }
+    Ok(())
+}
+
+fn config(args: &Run) -> Result<Config, StartError> {
     let mut config = match &args.config {
-        Some(file) => Config::from_file(file).map_err(StartError::from)?,
+        Some(file) => Config::from_file(file)?,
         None => Config::default(),
     };
     if let Some(listen) = args.listen {
@@ -55,18 +75,21 @@ async fn run(args: Run) -> anyhow::Result<()> {
         config.admin.listen = admin;
     }
     config.insecure |= args.insecure;
-    let mut signals = StopSignals::catch()?;
-    let server = Server::start(config).await?;
-    greet(&server);
-    tell_service_manager(&[NotifyState::Ready, NotifyState::Status(&format!("listens on {}", server.addr()))]);
-    signals.next().await;
-    tracing::info!("stopping: running streams may end; a second signal ends them at once");
-    tell_service_manager(&[NotifyState::Stopping, NotifyState::Status("lets running streams end")]);
-    tokio::select! {
-        () = server.shutdown() => {}
-        () = signals.next() => {}
+    Ok(config)
+}
+
+fn reload(server: &Running, args: &Run) {
+    let reloaded = config(args).map_err(anyhow::Error::from).and_then(|config| Ok(server.reload(&config)?));
+    match reloaded {
+        Ok(waiting) if waiting.is_empty() => tracing::info!("config reloaded"),
+        Ok(waiting) => {
+            let keys = waiting.join(", ");
+            tracing::warn!(keys, "config reloaded, but for keys that wait for a restart");
+        }
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "config not reloaded; what was in force before stays so");
+        }
     }
-    Ok(())
 }
 
 /// systemd, if it started us and wants to know (`Type=notify`).

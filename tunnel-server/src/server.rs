@@ -29,7 +29,8 @@ pub struct Running {
     audit: Arc<Audit>,
     admin: Option<Admin>,
     health: rpc::Health,
-    drain: Duration,
+    keyring: Option<Arc<Keyring>>,
+    config: Config,
     /// Ends what goes on in the background.
     stop: CancellationToken,
     background: TaskTracker,
@@ -91,12 +92,12 @@ impl Server {
         if let Some(keyring) = &keyring {
             background.spawn(stop.clone().run_until_cancelled_owned(keyring.clone().follow()));
         }
-        let (http, health) = rpc::build(backend.clone(), keyring).await;
-        let door =
-            Door::open(listener, door, audit.clone().at_the_door(gate.in_front_of(http))).map_err(cannot_listen)?;
+        let (http, health) = rpc::build(backend.clone(), keyring.clone()).await;
+        let http = audit.clone().at_the_door(gate.in_front_of(http));
+        let door = Door::open(listener, door, http).map_err(cannot_listen)?;
         let admin = admin.map(|listener| Admin::open(listener, config.admin.allow.clone(), registry)).transpose();
         let admin = admin.map_err(cannot_listen)?;
-        Ok(Running { door, tunnels, backend, audit, admin, health, drain: config.drain, stop, background })
+        Ok(Running { door, tunnels, backend, audit, admin, health, keyring, config, stop, background })
     }
 }
 
@@ -128,6 +129,17 @@ impl Running {
         self.backend.clone()
     }
 
+    /// Puts into force what can be changed while it runs (credentials), and gives the keys of `config` that
+    /// cannot: they wait for the next start. What is no good changes nothing.
+    pub fn reload(&self, config: &Config) -> Result<Vec<&'static str>, ConfigError> {
+        config.check()?;
+        config.check_files()?;
+        if let Some(keyring) = &self.keyring {
+            keyring.reload()?;
+        }
+        Ok(self.config.fixed_differences(config))
+    }
+
     /// Stops: says so to health checks and watchers, takes no more clients, lets running streams end for as long as the
     /// config's `drain`, aborts what is left, and hangs up.
     pub async fn shutdown(self) {
@@ -135,7 +147,7 @@ impl Running {
         if let Some(admin) = &self.admin {
             admin.say_draining();
         }
-        self.tunnels.drain(self.drain).await;
+        self.tunnels.drain(self.config.drain).await;
         self.door.close(HANG_UP).await;
         self.stop.cancel();
         self.background.close();

@@ -42,7 +42,8 @@ impl Config {
 
     /// Paths are relative to the file that they stand in.
     fn resolve_paths(&mut self, base: &Path) {
-        for path in self.credentials.iter_mut() {
+        let paths = [self.credentials.as_mut()];
+        for path in paths.into_iter().flatten() {
             *path = base.join(&*path);
         }
     }
