@@ -188,7 +188,7 @@ fn listen_for_admin(config: &Config) -> Result<Option<TcpListener>, StartError> 
 fn warn_of_risks(config: &Config) {
     if config.insecure && !config.listen.ip().is_loopback() {
         tracing::warn!(
-            listen = %config.listen,
+            listen.addr = %config.listen,
             "insecure: everybody who can connect may open tunnels, and nothing is encrypted"
         );
     }

@@ -79,7 +79,7 @@ impl Collector for OpenTunnels {
     }
 }
 
-const OPEN: &str = "Open tunnels, by backend and by whether an agent is there, was there, or never came";
-const SESSIONS: &str = "Agent connections (tcp: dial-ins that wait for a client)";
-const STREAMS: &str = "Streams that are running";
-const BYTES: &str = "Bytes delivered, of all streams that are running or have ended";
+const OPEN: &str = "Open tunnels, by backend and by whether an agent is there, was there, or never came.";
+const SESSIONS: &str = "Agent connections (tcp: dial-ins that wait for a client).";
+const STREAMS: &str = "Streams that are running.";
+const BYTES: &str = "Bytes delivered, of all streams that are running or have ended.";

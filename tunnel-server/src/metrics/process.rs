@@ -30,12 +30,13 @@ impl Collector for Process {
             let Some(value) = value else { return Ok(()) };
             ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)
         };
-        gauge("process_open_fds", "Open file descriptors", open_descriptors().map(|count| count as f64))?;
-        gauge("process_max_fds", "How many there may be", most_descriptors().map(|count| count as f64))?;
-        gauge("process_resident_memory_bytes", "Resident memory", resident().map(|bytes| bytes as f64))?;
+        gauge("process_open_fds", "Open file descriptors.", open_descriptors().map(|count| count as f64))?;
+        gauge("process_max_fds", "How many there may be.", most_descriptors().map(|count| count as f64))?;
+        gauge("process_resident_memory_bytes", "Resident memory.", resident().map(|bytes| bytes as f64))?;
         let since = self.since.duration_since(UNIX_EPOCH).ok();
-        gauge("process_start_time_seconds", "When the server started", since.map(|since| since.as_secs_f64()))?;
-        let panics = encoder.encode_descriptor("tunnel_panics", "Panics, which are bugs", None, MetricType::Counter)?;
+        gauge("process_start_time_seconds", "When the server started.", since.map(|since| since.as_secs_f64()))?;
+        let panics =
+            encoder.encode_descriptor("tunnel_panics", "Panics, which are bugs.", None, MetricType::Counter)?;
         ConstCounter::new(panics::count()).encode(panics)
     }
 }
