@@ -7,6 +7,7 @@
 
 pub mod carrier;
 
+mod link;
 pub mod process;
 pub mod proxy;
 pub mod relay;
@@ -32,9 +33,21 @@ pub mod meters;
 #[cfg(feature = "serve")]
 pub mod mux;
 #[cfg(feature = "serve")]
+mod naming;
+#[cfg(feature = "serve")]
+mod parked;
+#[cfg(feature = "serve")]
 pub mod ports;
 #[cfg(feature = "serve")]
 mod presence;
+#[cfg(feature = "serve")]
+pub mod quarantine;
+#[cfg(feature = "serve")]
+mod records;
+#[cfg(feature = "serve")]
+pub mod registry;
+#[cfg(feature = "serve")]
+pub mod restore;
 #[cfg(feature = "serve")]
 pub mod session;
 #[cfg(feature = "serve")]
@@ -45,6 +58,8 @@ pub mod tcp;
 pub mod testing;
 #[cfg(feature = "serve")]
 pub mod tickets;
+#[cfg(feature = "serve")]
+pub mod tls;
 #[cfg(feature = "serve")]
 mod tunnel;
 #[cfg(feature = "serve")]

@@ -203,12 +203,17 @@ pub(crate) enum DoorRefused {
     Unknown,
     /// What it said has no end.
     TooLong,
+    /// It speaks TLS, and not with us.
+    Tls,
+    /// It had to be encrypted, and is not.
+    Plain,
     /// It went by itself.
     Gone,
 }
 
 impl DoorRefused {
-    const ALL: [Self; 5] = [Self::Evicted, Self::Timeout, Self::Unknown, Self::TooLong, Self::Gone];
+    const ALL: [Self; 7] =
+        [Self::Evicted, Self::Timeout, Self::Unknown, Self::TooLong, Self::Tls, Self::Plain, Self::Gone];
 
     fn label(self) -> &'static str {
         match self {
@@ -216,6 +221,8 @@ impl DoorRefused {
             Self::Timeout => "timeout",
             Self::Unknown => "unknown_protocol",
             Self::TooLong => "too_long",
+            Self::Tls => "tls",
+            Self::Plain => "plain",
             Self::Gone => "gone",
         }
     }

@@ -11,7 +11,7 @@
 //! [`conformance!`](crate::conformance) lists them all. What is special to one wire has its own test target, and may use the
 //! same tools.
 //!
-//! The tools: [`rig`] (a backend on a stage), [`door`], [`agent`], [`client`], [`watch`]. The promises: [`bytes`], [`ends`],
+//! The tools: [`rig`] (a backend on a stage), [`door`], [`agent`], [`client`], [`watch`], [`scratch`]. The promises: [`bytes`], [`ends`],
 //! [`waits`], [`crowds`], [`lookups`], [`news`], [`leases`]; and [`churn`], which counts what is left at the end and
 //! therefore needs a process of its own.
 
@@ -19,6 +19,7 @@ pub mod agent;
 pub mod client;
 pub mod door;
 pub mod rig;
+pub mod scratch;
 pub mod watch;
 
 pub mod bytes;
@@ -49,6 +50,7 @@ pub use agent::{AgentStream, Serving, TestAgent, echo};
 pub use client::{Heard, connect, hear, pattern, say};
 pub use door::BehindDoor;
 pub use rig::{Rig, Setup, Stage};
+pub use scratch::Scratch;
 pub use watch::Watch;
 
 /// Runs one promise: on a runtime of its own, with a time limit.

@@ -2,14 +2,18 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use tunnel_api::{Router, TunnelBackend};
+use tunnel_api::{Host, Router, TunnelBackend};
 use tunnel_backends::{
     carrier::ptth::{Gate, Patience},
-    door::DoorTerms,
+    composed::Composed,
+    door::{DoorTerms, Encryption},
     meters::Meters,
     mux::MuxConfig,
     ports::PortPool,
+    quarantine::Quarantine,
+    registry::Registry,
     tcp::TcpConfig,
+    tickets::Tickets,
     tunnels::Tunnels,
 };
 
@@ -21,26 +25,37 @@ use crate::{
 /// The parts of a server, before anything is accepted.
 pub(crate) struct Parts {
     pub(crate) tunnels: Arc<Tunnels>,
+    /// The backends behind the router, to be restored.
+    pub(crate) composed: Vec<Arc<Composed>>,
     pub(crate) router: Router,
     pub(crate) gate: Arc<Gate>,
     pub(crate) door: DoorTerms,
     pub(crate) meters: Arc<Meters>,
 }
 
-/// `door_addr` is where the one port is.
-pub(crate) fn assemble(config: &Config, door_addr: SocketAddr) -> Result<Parts, StartError> {
+/// `door_addr` is where the one port is. What is opened is recorded in the registry; agents come in by these tickets.
+pub(crate) fn assemble(
+    config: &Config,
+    door_addr: SocketAddr,
+    registry: Arc<dyn Registry>,
+    tickets: Tickets,
+) -> Result<Parts, StartError> {
+    let quarantine = Quarantine::new(config.quarantine);
     let meters = Arc::new(Meters::default());
-    let (tunnels, gate) = (Tunnels::metered(meters.clone()), Gate::new());
+    let tunnels = Tunnels::recorded(registry, quarantine.clone(), meters.clone());
+    let gate = Gate::with_tickets(tickets);
+    let (public, extra) = (config.ports.public.clone(), config.ports.extra_ports.clone());
     let shared = Shared {
         tunnels: tunnels.clone(),
         gate: gate.clone(),
-        public_ports: PortPool::new(config.ports.public.clone(), config.ports.extra_ports.clone()),
+        public_ports: PortPool::with_quarantine(public, extra, quarantine),
         dial_in_ports: PortPool::new(config.ports.dial_in.clone(), Default::default()),
         door_addr,
         config,
     };
-    let backends: BTreeMap<_, _> =
-        config.backends.iter().map(|(name, backend)| (name.clone(), shared.backend(name, backend))).collect();
+    let composed: Vec<_> = config.backends.iter().map(|(name, backend)| shared.backend(name, backend)).collect();
+    let backends: BTreeMap<String, Arc<dyn TunnelBackend>> =
+        composed.iter().map(|backend| (backend.name.to_string(), backend.clone() as Arc<dyn TunnelBackend>)).collect();
     let router = Router::new(backends, config.default_backend().unwrap_or_default())?;
     let door = DoorTerms {
         first_unit: config.door.first_unit,
@@ -49,8 +64,20 @@ pub(crate) fn assemble(config: &Config, door_addr: SocketAddr) -> Result<Parts, 
         trusted_proxies: config.trusted_proxies.clone().into(),
         idle: config.door.idle,
         meters: meters.clone(),
+        tls: config.server_tls()?,
+        encryption: encryption(config),
     };
-    Ok(Parts { tunnels, router, gate, door, meters })
+    Ok(Parts { tunnels, composed, router, gate, door, meters })
+}
+
+/// Whoever can come encrypted has to, unless the config says that it does not matter.
+fn encryption(config: &Config) -> Encryption {
+    let terminated_by = config.tls_terminated_by.clone();
+    if config.is_encrypted() && !config.insecure {
+        Encryption::demanded(terminated_by)
+    } else {
+        Encryption { terminated_by, ..Encryption::default() }
+    }
 }
 
 /// What all backends share.
@@ -64,7 +91,7 @@ struct Shared<'c> {
 }
 
 impl Shared<'_> {
-    fn backend(&self, name: &str, backend: &Backend) -> Arc<dyn TunnelBackend> {
+    fn backend(&self, name: &str, backend: &Backend) -> Arc<Composed> {
         match backend {
             Backend::Tcp(tcp) => Arc::new(self.tcp(name, tcp).build()),
             Backend::Mux(mux) => Arc::new(self.mux(name, mux).build()),
@@ -78,7 +105,7 @@ impl Shared<'_> {
             public_ports: self.public_ports.clone(),
             dial_in_ports: self.dial_in_ports.clone(),
             bind: tcp.bind.unwrap_or(self.door_addr.ip()),
-            advertise_agents: self.config.advertise.agents.clone(),
+            advertise_agents: self.agents_host(),
             advertise_clients: self.config.advertise.clients.clone(),
             max_connections: tcp.max_connections,
             waiting_clients: tcp.waiting_clients,
@@ -94,12 +121,18 @@ impl Shared<'_> {
             bind: mux.bind.unwrap_or(self.door_addr.ip()),
             gate: self.gate.clone(),
             door: self.door_addr,
-            advertise_agents: self.config.advertise.agents.clone(),
+            advertise_agents: self.agents_host(),
+            advertise_port: self.config.advertise.agents.as_ref().and_then(|agents| agents.port),
             advertise_clients: self.config.advertise.clients.clone(),
             max_sessions: mux.max_sessions,
             waiting_clients: mux.waiting_clients,
             patience: Patience { ping_after: mux.ping_after, dead_after: mux.dead_after },
             times: mux.times(),
         }
+    }
+
+    /// (On `tcp` the ports are the tunnels' own.)
+    fn agents_host(&self) -> Option<Host> {
+        self.config.advertise.agents.as_ref().map(|agents| agents.host.clone())
     }
 }

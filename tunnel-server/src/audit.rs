@@ -20,7 +20,7 @@ pub(crate) use backend::Audited;
 
 /// Writes the audit log of one server, and counts what it writes.
 #[derive(Debug)]
-pub struct Audit {
+pub(crate) struct Audit {
     calls: Calls,
     flood: Flood,
 }
@@ -93,8 +93,15 @@ impl Audit {
         }
     }
 
-    /// A credential was revoked or has expired, and with it this many tunnels close.
-    pub fn revoked(&self, owner: &Owner, credential: &CredentialId, tunnels: usize) {
-        info!(target: "audit", event = "revocation", %owner, %credential, tunnels, "credential revoked");
+    /// A credential is no more (none: tunnels from before anybody was asked for one), and with it this many tunnels closed.
+    pub(crate) fn revoked(&self, owner: &Owner, credential: Option<&CredentialId>, tunnels: usize) {
+        info!(
+            target: "audit",
+            event = "revocation",
+            %owner,
+            credential = credential.map(display),
+            tunnels,
+            "credential revoked"
+        );
     }
 }

@@ -12,6 +12,7 @@ mod grants;
 mod guard;
 mod identify;
 mod keyring;
+mod revoke;
 mod token;
 
 pub use credentials::{Credential, Credentials};
@@ -22,3 +23,4 @@ pub(crate) use grants::parse_ports;
 pub(crate) use guard::Guard;
 pub(crate) use identify::identify;
 pub(crate) use keyring::Keyring;
+pub(crate) use revoke::revoke;

@@ -103,7 +103,10 @@ fn greet(server: &Running) {
     let url = server.url();
     eprintln!("tunnel-server listens on {}", server.addr());
     eprintln!("  try   tunnel tcp 127.0.0.1:3000 --server {url}");
-    eprintln!("  or    grpcurl -plaintext -d '{{}}' {} tunnel.v1.Tunnel/OpenTunnel", url.trim_start_matches("http://"));
+    let plain = url.strip_prefix("http://");
+    let (flag, host) = (if plain.is_some() { "-plaintext " } else { "" }, plain.unwrap_or(&url));
+    let host = host.trim_start_matches("https://");
+    eprintln!("  or    grpcurl {flag}-d '{{}}' {host} tunnel.v1.Tunnel/OpenTunnel");
     if let Some(admin) = server.admin_addr() {
         eprintln!("  see   http://{admin}/metrics");
     }

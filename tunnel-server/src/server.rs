@@ -1,16 +1,24 @@
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::ServingStatus;
 use tunnel_api::{NoDefault, TunnelBackend};
-use tunnel_backends::{door::Door, ports::PortRange, sockets, tunnels::Tunnels};
+use tunnel_backends::{
+    door::Door,
+    ports::PortRange,
+    registry::{Directory, InMemory, Registry, StateError},
+    restore::restore,
+    sockets,
+    tls::ServerTls,
+    tunnels::Tunnels,
+};
 
 use crate::{
     admin::Admin,
     assemble::{Parts, assemble},
     audit::{Audit, Audited},
-    auth::{Guard, Keyring},
+    auth::{Guard, Keyring, revoke},
     config::{AdminListen, Config, ConfigError},
     ephemeral,
     metrics::{self, Calls},
@@ -30,6 +38,7 @@ pub struct Running {
     admin: Option<Admin>,
     health: rpc::Health,
     keyring: Option<Arc<Keyring>>,
+    tls: Option<Arc<ServerTls>>,
     config: Config,
     /// Ends what goes on in the background.
     stop: CancellationToken,
@@ -46,6 +55,9 @@ pub enum StartError {
     /// The default backend is none of the backends.
     #[error(transparent)]
     NoDefault(#[from] NoDefault),
+    /// The state cannot be had.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// The one port cannot be had.
     #[error("cannot listen on {listen}; is another server running there? (`listen` sets another address)")]
     Listen {
@@ -75,14 +87,20 @@ impl Server {
         let listener = sockets::listen(config.listen).map_err(cannot_listen)?;
         let addr = listener.local_addr().map_err(cannot_listen)?;
         let keyring = config.credentials.as_deref().map(Keyring::open).transpose()?;
-        let Parts { tunnels, router, gate, door, meters } = assemble(&config, addr)?;
-        let calls = Calls::default();
-        let registry = metrics::registry(&meters, &calls, &tunnels, config.backends.keys().map(String::as_str));
         let admin = listen_for_admin(&config)?;
+        let registry = registry(config.state.as_deref()).await?;
+        let loaded = registry.load().await?;
+        let Parts { tunnels, composed, router, gate, door, meters } =
+            assemble(&config, addr, registry, loaded.tickets.clone())?;
+        // Nobody is let in yet: connections wait in the kernel's backlog.
+        restore(&tunnels, &composed, loaded).await;
+        let calls = Calls::default();
+        let shown = metrics::registry(&meters, &calls, &tunnels, config.backends.keys().map(String::as_str));
         let audit = Audit::new(calls);
         let backend: Arc<dyn TunnelBackend> = match &keyring {
             Some(keyring) => {
-                let guarded = Guard::new(router, keyring.clone(), config.default_backend().unwrap_or_default());
+                let default = config.default_backend().unwrap_or_default();
+                let guarded = Guard::new(router, keyring.clone(), tunnels.clone(), default);
                 Arc::new(Audited::new(guarded, audit.clone()))
             }
             None => Arc::new(Audited::new(router, audit.clone())),
@@ -91,13 +109,19 @@ impl Server {
         background.spawn(stop.clone().run_until_cancelled_owned(audit.clone().follow()));
         if let Some(keyring) = &keyring {
             background.spawn(stop.clone().run_until_cancelled_owned(keyring.clone().follow()));
+            background.spawn(stop.clone().run_until_cancelled_owned(revoke(
+                keyring.clone(),
+                tunnels.clone(),
+                audit.clone(),
+            )));
         }
         let (http, health) = rpc::build(backend.clone(), keyring.clone()).await;
+        let tls = door.tls.clone();
         let http = audit.clone().at_the_door(gate.in_front_of(http));
         let door = Door::open(listener, door, http).map_err(cannot_listen)?;
-        let admin = admin.map(|listener| Admin::open(listener, config.admin.allow.clone(), registry)).transpose();
+        let admin = admin.map(|listener| Admin::open(listener, config.admin.allow.clone(), shown)).transpose();
         let admin = admin.map_err(cannot_listen)?;
-        Ok(Running { door, tunnels, backend, audit, admin, health, keyring, config, stop, background })
+        Ok(Running { door, tunnels, backend, audit, admin, health, keyring, tls, config, stop, background })
     }
 }
 
@@ -116,7 +140,8 @@ impl Running {
                 SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
             });
         }
-        format!("http://{addr}")
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{addr}")
     }
 
     /// Where `/metrics`, `/healthz` and `/readyz` answer, if anywhere.
@@ -129,13 +154,16 @@ impl Running {
         self.backend.clone()
     }
 
-    /// Puts into force what can be changed while it runs (credentials), and gives the keys of `config` that
+    /// Puts into force what can be changed while it runs (credentials, certificates), and gives the keys of `config` that
     /// cannot: they wait for the next start. What is no good changes nothing.
     pub fn reload(&self, config: &Config) -> Result<Vec<&'static str>, ConfigError> {
         config.check()?;
         config.check_files()?;
         if let Some(keyring) = &self.keyring {
             keyring.reload()?;
+        }
+        if let Some(tls) = &self.tls {
+            tls.reload()?;
         }
         Ok(self.config.fixed_differences(config))
     }
@@ -182,6 +210,18 @@ fn listen_for_admin(config: &Config) -> Result<Option<TcpListener>, StartError> 
             Ok(None)
         }
         Err(source) => Err(StartError::Admin { listen, source }),
+    }
+}
+
+async fn registry(state: Option<&Path>) -> Result<Arc<dyn Registry>, StateError> {
+    match state {
+        Some(dir) => Ok(Arc::new(Directory::open(dir).await?)),
+        None => {
+            tracing::info!(
+                "tunnels are in memory, and a restart forgets them (`state` names a directory to record them in)"
+            );
+            Ok(Arc::new(InMemory))
+        }
     }
 }
 

@@ -36,7 +36,7 @@ struct Server {
     addr: String,
     admin: String,
     token: Token,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Server {
@@ -73,7 +73,7 @@ impl Server {
             while stderr.read_line(&mut line).await.unwrap() > 0 && say.send(std::mem::take(&mut line)).is_ok() {}
         });
         let (addr, admin) = (String::new(), String::new());
-        let mut server = Self { child, lines, said: String::new(), addr, admin, token, _directory: directory };
+        let mut server = Self { child, lines, said: String::new(), addr, admin, token, directory };
         server.addr = server.hear("tunnel-server listens on ").await;
         server.admin = server.hear("  see   http://").await.trim_end_matches("/metrics").to_owned();
         server
@@ -205,9 +205,29 @@ async fn the_audit_log_has_a_line_for_each_open_close_and_refusal() {
     let refused: Vec<_> = told("refusal").iter().map(|line| (line["what"].clone(), line["reason"].clone())).collect();
     let expected = [("call", "UNAUTHENTICATED"), ("GetTunnelAddress", "NOT_FOUND"), ("dial_in", "UNAUTHENTICATED")];
     assert_eq!(refused, expected.map(|(what, reason)| (what.into(), reason.into())));
-    // And but for that an operator has nothing to read.
+    // And but for that an operator has little to read: where the state is, that credentials were read, that it stops.
     let others: Vec<_> = lines.iter().filter(|line| line["target"] != "audit").map(|line| &line["message"]).collect();
-    assert!(others.len() <= 2, "{others:?}");
+    assert!(others.len() <= 3, "{others:?}");
+}
+
+#[tokio::test]
+async fn a_revocation_is_told_with_how_many_tunnels_it_closed() {
+    let mut server = Server::start("json", "info").await;
+    let mut rpc = TunnelClient::connect(format!("http://{}", server.addr)).await.unwrap();
+    for _ in 0..2 {
+        rpc.open_tunnel(bearing(server.token.expose(), OpenTunnelRequest::default())).await.unwrap();
+    }
+    edit::remove(&server.directory.path().join("credentials.toml"), &edit::Which::Owner("alice".to_owned())).unwrap();
+
+    server.hear("credential revoked").await;
+
+    let log = server.stop().await;
+    let lines: Vec<Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let revoked: Vec<_> = lines.iter().filter(|line| line["event"] == "revocation").collect();
+    let [revoked] = revoked[..] else { panic!("{lines:#?}") };
+    assert_eq!((&revoked["owner"], &revoked["tunnels"]), (&"alice".into(), &2.into()));
+    assert!(revoked["credential"].is_string(), "{revoked}");
+    assert_eq!(lines.iter().filter(|line| line["event"] == "close" && line["reason"] == "revoked").count(), 2);
 }
 
 #[tokio::test]
