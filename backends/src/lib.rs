@@ -17,6 +17,8 @@ pub mod sockets;
 #[cfg(feature = "serve")]
 pub mod acceptor;
 #[cfg(feature = "serve")]
+mod closed;
+#[cfg(feature = "serve")]
 pub mod composed;
 #[cfg(feature = "serve")]
 pub mod door;

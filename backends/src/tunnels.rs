@@ -21,9 +21,10 @@ use tunnel_api::{
 };
 
 use crate::{
+    closed::Closed,
     events::{Events, Identity, Told, TunnelNews},
     lease::Lease,
-    meters::{Meters, close_reason},
+    meters::Meters,
     naming::{Naming, Turn},
     parked::Parked,
     quarantine::{Claim, Forgotten, GivenUpBy, Quarantine},
@@ -134,7 +135,7 @@ impl Tunnels {
             tunnel.close(reason);
         }
         let parked = self.parked.take_where(|record| is_meant(&record.owner, record.credential.as_ref()));
-        join_all(parked.iter().map(|record| self.close_taken(record))).await;
+        join_all(parked.iter().map(|record| self.close_taken(record, reason))).await;
         join_all(meant.iter().map(|tunnel| tunnel.closed())).await;
         meant.len() + parked.len()
     }
@@ -304,12 +305,12 @@ impl Tunnels {
     /// was one.
     pub(crate) async fn close_parked(&self, owner: &Owner, tunnel: &TunnelRef) -> bool {
         let Some(record) = self.parked.take(owner, tunnel) else { return false };
-        self.close_taken(&record).await;
+        self.close_taken(&record, CloseReason::Requested).await;
         true
     }
 
     /// Nobody else has taken it from the parked ones.
-    async fn close_taken(&self, record: &Record) {
+    async fn close_taken(&self, record: &Record, reason: CloseReason) {
         // Nothing else is remembered of the address, because it is held.
         self.quarantine.settle(record.claim());
         if record.terms.address.port.is_some() {
@@ -318,6 +319,18 @@ impl Tunnels {
         } else {
             self.records.found(record.id()).end(None).await;
         }
+        self.events.meters().tunnel_closed(reason);
+        let closed = Closed {
+            id: record.id(),
+            name: record.name.as_ref(),
+            owner: &record.owner,
+            backend: &record.backend,
+            open_time: record.open_time,
+            streams: 0,
+            to_agent: 0,
+            to_client: 0,
+        };
+        closed.tell(reason);
     }
 
     /// Forgets addresses when it is time to, if nobody does so already.
@@ -354,20 +367,17 @@ impl Tunnels {
         tunnel.news.tell(|| What::Closed { reason });
         drop(table);
         self.events.meters().tunnel_closed(reason);
-        tracing::info!(
-            target: "audit",
-            event = "close",
-            tunnel.id = %about.id,
-            tunnel.name = about.name.as_ref().map(tracing::field::display),
-            owner = %about.owner,
-            backend = %about.backend,
-            reason = close_reason(reason),
-            seconds = tunnel.open_time.elapsed().unwrap_or_default().as_secs(),
-            streams = counts.all_streams,
-            bytes.to_agent = counts.to_agent,
-            bytes.to_client = counts.to_client,
-            "tunnel closed"
-        );
+        let closed = Closed {
+            id: &about.id,
+            name: about.name.as_ref(),
+            owner: &about.owner,
+            backend: &about.backend,
+            open_time: tunnel.open_time,
+            streams: counts.all_streams,
+            to_agent: counts.to_agent,
+            to_client: counts.to_client,
+        };
+        closed.tell(reason);
     }
 
     /// The tunnels that are open, and what went through those that have closed: of one moment, so that no byte is missing or

@@ -261,8 +261,8 @@ async fn it_is_healthy_as_long_as_it_runs_and_ready_until_it_drains() {
         let agent = TcpStream::connect(at(opened.uri.expose())).await.unwrap();
         let mut client = TcpStream::connect(at(&opened.address.to_string())).await.unwrap();
         client.write_all(b"a").await.unwrap();
-        for page in ["/healthz", "/readyz"] {
-            assert_eq!(get(admin, page).await.unwrap(), (200, "ok\n".to_owned()), "{page}");
+        for (page, text) in [("/healthz", "ok\n"), ("/readyz", "ready\n")] {
+            assert_eq!(get(admin, page).await.unwrap(), (200, text.to_owned()), "{page}");
         }
         let (status, list) = get(admin, "/").await.unwrap();
         assert!(status == 404 && list.contains("/metrics"), "{list}");

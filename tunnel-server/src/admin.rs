@@ -129,7 +129,7 @@ impl Desk {
             "/readyz" if self.is_draining.load(Ordering::Relaxed) => {
                 plain(StatusCode::SERVICE_UNAVAILABLE, "the server is draining\n")
             }
-            "/readyz" => plain(StatusCode::OK, "ok\n"),
+            "/readyz" => plain(StatusCode::OK, "ready\n"),
             _ => plain(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz here\n"),
         }
     }
