@@ -32,7 +32,7 @@ async fn a_full_disk_refuses_new_tunnels_and_disturbs_no_stream() {
     within(LIMIT, "the test", async {
         // Given a stream that runs.
         let (site, fails) = (Site::new(), Arc::new(AtomicBool::new(false)));
-        let server = site.start_with(|directory| Flaky::new(directory, &fails), &["tcp", "mux"]).await;
+        let server = site.start_with(|directory| Flaky::around(directory, &fails), &["tcp", "mux"]).await;
         let stage = &server.stage;
         let open = stage.try_open(named_on("mux", "open")).await.unwrap();
         let _agent = TestAgent::dial(&open.uri, 4).serve(echo);
@@ -78,7 +78,7 @@ async fn a_full_disk_refuses_new_tunnels_and_disturbs_no_stream() {
 async fn a_tunnel_closes_even_if_its_record_cannot_be_removed() {
     within(LIMIT, "the test", async {
         let (site, fails) = (Site::new(), Arc::new(AtomicBool::new(false)));
-        let server = site.start_with(|directory| Flaky::new(directory, &fails), &["mux"]).await;
+        let server = site.start_with(|directory| Flaky::around(directory, &fails), &["mux"]).await;
         let tunnel = server.stage.try_open(on("mux")).await.unwrap();
         fails.store(true, Ordering::Relaxed);
         server.stage.close(TunnelRef::Id(tunnel.id)).await.unwrap();

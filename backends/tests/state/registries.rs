@@ -22,7 +22,7 @@ pub(crate) struct Flaky {
 }
 
 impl Flaky {
-    pub(crate) fn new(inner: Arc<dyn Registry>, fails: &Arc<AtomicBool>) -> Arc<dyn Registry> {
+    pub(crate) fn around(inner: Arc<dyn Registry>, fails: &Arc<AtomicBool>) -> Arc<dyn Registry> {
         Arc::new(Self { inner, fails: fails.clone() })
     }
 
