@@ -13,7 +13,10 @@ use tokio::{
     sync::broadcast::{self, error::RecvError},
     time::{sleep_until, timeout},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 use tracing::Instrument;
 use tunnel_api::{
     CloseReason, CredentialId, Owner, Page, TunnelError, TunnelEvent, TunnelEvents, TunnelId, TunnelInfo, TunnelName,
@@ -38,6 +41,8 @@ pub struct Tunnels {
     events: Events,
     naming: Naming,
     records: Arc<Records>,
+    /// Tasks that serve these tunnels end with them.
+    _background: DropGuard,
     quarantine: Arc<Quarantine>,
     /// Tunnels of an earlier server that cannot be here now.
     pub(crate) parked: Parked,
@@ -76,11 +81,13 @@ impl Tunnels {
     /// No tunnels yet. They will be recorded in this registry, and the addresses that they give up are remembered by this
     /// quarantine, which the pools that hand them out are to share.
     pub fn recorded(registry: Arc<dyn Registry>, quarantine: Arc<Quarantine>) -> Arc<Self> {
+        let records = Records::new(registry);
         Arc::new(Self {
             table: Mutex::default(),
             events: Events::new(),
             naming: Naming::default(),
-            records: Records::new(registry),
+            _background: records.guard(),
+            records,
             quarantine,
             parked: Parked::default(),
             draining: CancellationToken::new(),
