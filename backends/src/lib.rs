@@ -17,6 +17,8 @@ pub mod sockets;
 #[cfg(feature = "serve")]
 pub mod acceptor;
 #[cfg(feature = "serve")]
+mod clients;
+#[cfg(feature = "serve")]
 pub mod composed;
 #[cfg(feature = "serve")]
 pub mod door;
@@ -40,6 +42,8 @@ pub mod ports;
 mod presence;
 #[cfg(feature = "serve")]
 pub mod quarantine;
+#[cfg(feature = "serve")]
+pub mod quotas;
 #[cfg(feature = "serve")]
 mod records;
 #[cfg(feature = "serve")]

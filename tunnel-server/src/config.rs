@@ -5,6 +5,7 @@ mod backends;
 mod changes;
 mod error;
 mod file;
+mod limits;
 mod values;
 
 use std::{
@@ -25,6 +26,8 @@ use tunnel_backends::{
 
 pub use backends::{Mux, Tcp};
 pub use error::ConfigError;
+pub use limits::{Cap, Limits, OwnerLimits};
+pub use values::Size;
 
 /// The server's config.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -59,6 +62,8 @@ pub struct Config {
     pub ports: Ports,
     /// The limits of the one port.
     pub door: Door,
+    /// How much the server gives out, in all and to each owner.
+    pub limits: Limits,
     /// The backends, by the names that requests choose them by.
     pub backends: BTreeMap<String, Backend>,
 }
@@ -183,6 +188,7 @@ impl Default for Config {
             advertise: Advertise::default(),
             ports: Ports::default(),
             door: Door::default(),
+            limits: Limits::default(),
             backends: BTreeMap::from([
                 ("tcp".to_owned(), Backend::Tcp(Tcp::default())),
                 ("mux".to_owned(), Backend::Mux(Mux::default())),

@@ -6,6 +6,8 @@ use tunnel_api::{NoDefault, TunnelBackend};
 use tunnel_backends::{
     door::Door,
     ports::PortRange,
+    process,
+    quotas::Quotas,
     registry::{Directory, InMemory, Registry, StateError},
     restore::restore,
     sockets,
@@ -15,8 +17,8 @@ use tunnel_backends::{
 
 use crate::{
     assemble::{Parts, assemble},
-    auth::{Guard, Keyring, revoke},
-    config::{Config, ConfigError},
+    auth::{Guard, Keyring, allot, enforce},
+    config::{Config, ConfigError, Limits},
     ephemeral, rpc,
 };
 
@@ -28,6 +30,7 @@ pub struct Server;
 pub struct Running {
     door: Door,
     tunnels: Arc<Tunnels>,
+    quotas: Arc<Quotas>,
     backend: Arc<dyn TunnelBackend>,
     health: rpc::Health,
     keyring: Option<Arc<Keyring>>,
@@ -73,7 +76,7 @@ impl Server {
         let keyring = config.credentials.as_deref().map(Keyring::open).transpose()?;
         let registry = registry(config.state.as_deref()).await?;
         let loaded = registry.load().await?;
-        let Parts { tunnels, composed, router, gate, door } =
+        let Parts { tunnels, quotas, composed, router, gate, door } =
             assemble(&config, addr, registry, loaded.tickets.clone())?;
         // Nobody is let in yet: connections wait in the kernel's backlog.
         restore(&tunnels, &composed, loaded).await;
@@ -86,13 +89,18 @@ impl Server {
         };
         let (stop, background) = (CancellationToken::new(), TaskTracker::new());
         if let Some(keyring) = &keyring {
+            allot(keyring, &quotas);
             background.spawn(stop.clone().run_until_cancelled_owned(keyring.clone().follow()));
-            background.spawn(stop.clone().run_until_cancelled_owned(revoke(keyring.clone(), tunnels.clone())));
+            background.spawn(stop.clone().run_until_cancelled_owned(enforce(
+                keyring.clone(),
+                tunnels.clone(),
+                quotas.clone(),
+            )));
         }
         let (http, health) = rpc::build(backend.clone(), keyring.clone()).await;
         let tls = door.tls.clone();
         let door = Door::open(listener, door, gate.in_front_of(http)).map_err(cannot_listen)?;
-        Ok(Running { door, tunnels, backend, health, keyring, tls, config, stop, background })
+        Ok(Running { door, tunnels, quotas, backend, health, keyring, tls, config, stop, background })
     }
 }
 
@@ -120,7 +128,13 @@ impl Running {
         self.backend.clone()
     }
 
-    /// Puts into force what can be changed while it runs (credentials, certificates), and gives the keys of `config` that
+    /// What is in use, and the limits of single owners.
+    pub fn quotas(&self) -> &Arc<Quotas> {
+        &self.quotas
+    }
+
+    /// Puts into force what can be changed while it runs (credentials,
+    /// certificates, limits), and gives the keys of `config` that
     /// cannot: they wait for the next start. What is no good changes nothing.
     pub fn reload(&self, config: &Config) -> Result<Vec<&'static str>, ConfigError> {
         config.check()?;
@@ -128,10 +142,20 @@ impl Running {
         if let Some(keyring) = &self.keyring {
             keyring.reload()?;
         }
+        self.hold_to(&config.limits);
         if let Some(tls) = &self.tls {
             tls.reload()?;
         }
         Ok(self.config.fixed_differences(config))
+    }
+
+    /// From now on these. What is beyond them already goes on; nothing new is let in until it is not.
+    pub fn hold_to(&self, limits: &Limits) {
+        self.quotas.set_overall(limits.overall(process::descriptor_limit()));
+        self.quotas.set_owner_default(limits.of_owner());
+        if let Some(keyring) = &self.keyring {
+            allot(keyring, &self.quotas);
+        }
     }
 
     /// Stops: says so to health checks and watchers, takes no more clients, lets running streams end for as long as the

@@ -1,6 +1,6 @@
 //! Clients that connect to a TCP port of the tunnel's own.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{borrow::Cow, fmt, net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
 use tokio::{
@@ -18,7 +18,7 @@ use crate::{
     lease::Lease,
     ports::{Choice, PortLease, PortPool},
     sockets,
-    uplink::{ClientInfo, NoStream, OpenStream, Uplink},
+    uplink::{Admitted, ClientInfo, NoStream, OpenStream, Uplink},
 };
 
 /// Gives each tunnel a public port of its own.
@@ -98,7 +98,10 @@ impl Clients {
             };
             let Ok(local) = socket.local_addr() else { continue };
             let info = ClientInfo { client_addr: client, public_addr: sockets::canonical(local) };
-            self.tasks.spawn(serve(socket, info, self.uplink.clone(), place));
+            match self.uplink.admit(info) {
+                Ok(admitted) => drop(self.tasks.spawn(serve(socket, client, admitted, self.uplink.clone(), place))),
+                Err(reason) => refuse(socket, client, &reason),
+            }
         }
     }
 }
@@ -115,30 +118,36 @@ async fn next_client(
     (place, acceptor.accept().await)
 }
 
-async fn serve(socket: TcpStream, client: ClientInfo, uplink: Uplink, place: OwnedSemaphorePermit) {
-    let stream = match wait_for_stream(&socket, client, &uplink).await {
+fn refuse(socket: TcpStream, client: SocketAddr, reason: &dyn fmt::Display) {
+    tracing::debug!(client.addr = %client, %reason, "client refused");
+    sockets::reset(socket);
+}
+
+async fn serve(socket: TcpStream, client: SocketAddr, admitted: Admitted, uplink: Uplink, place: OwnedSemaphorePermit) {
+    let stream = match wait_for_stream(&socket, admitted, &uplink).await {
         Ok(stream) => stream,
-        Err(reason) => {
-            tracing::debug!(client.addr = %client.client_addr, reason, "client refused");
-            return sockets::reset(socket);
-        }
+        Err(reason) => return refuse(socket, client, &reason),
     };
     drop(place);
     stream.relay(socket).await;
 }
 
 /// A client that gives up while it waits must not cost a dial-in. (One that has sent its end only may still want to hear.)
-async fn wait_for_stream(socket: &TcpStream, client: ClientInfo, uplink: &Uplink) -> Result<OpenStream, &'static str> {
+async fn wait_for_stream(
+    socket: &TcpStream,
+    admitted: Admitted,
+    uplink: &Uplink,
+) -> Result<OpenStream, Cow<'static, str>> {
     // One that gave up in the backlog: tokio has heard of no event yet, but the socket knows.
     if !matches!(socket.take_error(), Ok(None)) {
-        return Err("it gave up before it was accepted");
+        return Err("it gave up before it was accepted".into());
     }
     tokio::select! {
         biased;
-        _ = socket.ready(Interest::ERROR) => Err("it gave up waiting"),
-        stream = uplink.connect(client) => stream.map_err(|reason| match reason {
-            NoStream::NoAgent => "no agent came in time",
-            NoStream::Retired => "the tunnel is taken or closed",
+        _ = socket.ready(Interest::ERROR) => Err("it gave up waiting".into()),
+        stream = uplink.connect(admitted) => stream.map_err(|reason| match reason {
+            NoStream::NoAgent => "no agent came in time".into(),
+            reason => reason.to_string().into(),
         }),
     }
 }

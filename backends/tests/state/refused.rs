@@ -16,10 +16,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tunnel_api::{Caller, OpenTunnel, TunnelBackend, TunnelError, TunnelRef};
 use tunnel_backends::{
     ports::{PortPool, PortRange},
-    quarantine::Quarantine,
     tcp::TcpConfig,
     testing::{Stage, TestAgent, connect, echo, eventually, rig::free_ports, rig::is_free, within},
-    tunnels::Tunnels,
+    tunnels::{Tunnels, TunnelsConfig},
 };
 
 use crate::{
@@ -101,7 +100,7 @@ async fn a_tunnel_closes_even_if_its_record_cannot_be_removed() {
 #[tokio::test(start_paused = true)]
 async fn a_disk_that_never_answers_is_as_good_as_none() {
     let pool = || PortPool::new(PortRange::Between(free_ports(4)), BTreeSet::new());
-    let tunnels = Tunnels::recorded(Arc::new(Silent), Quarantine::new(Duration::ZERO));
+    let tunnels = Tunnels::with(TunnelsConfig { registry: Arc::new(Silent), ..TunnelsConfig::default() });
     let backend = TcpConfig::new("tcp", tunnels.clone(), pool(), pool()).build();
     let named = OpenTunnel { name: Some("blog".parse().unwrap()), ..OpenTunnel::default() };
     let refused = backend.open_tunnel(&Caller::embedded(), named).await;

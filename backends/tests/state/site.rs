@@ -20,7 +20,7 @@ use tunnel_backends::{
     restore::restore,
     tcp::TcpConfig,
     testing::{BehindDoor, Stage, rig::all_free, rig::free_ports, rig::request},
-    tunnels::Tunnels,
+    tunnels::{Tunnels, TunnelsConfig},
 };
 
 /// What stays when the server goes.
@@ -56,8 +56,10 @@ impl Site {
         let registry = wrap(Arc::new(Directory::open(self.scratch.path()).await.expect("the state")));
         let loaded = registry.load().await.expect("what is in it");
         let quarantine = Quarantine::new(self.quarantine);
-        let (tunnels, gate) =
-            (Tunnels::recorded(registry, quarantine.clone()), Gate::with_tickets(loaded.tickets.clone()));
+        let (tunnels, gate) = (
+            Tunnels::with(TunnelsConfig { registry, quarantine: quarantine.clone(), ..TunnelsConfig::default() }),
+            Gate::with_tickets(loaded.tickets.clone()),
+        );
         let range = |ports: &RangeInclusive<u16>| PortRange::Between(ports.clone());
         let public_ports = PortPool::with_quarantine(range(&self.public), BTreeSet::new(), quarantine);
         let dial_in_ports = PortPool::new(range(&self.dial_in), BTreeSet::new());
