@@ -1,8 +1,10 @@
 //! The one port. Everything that is not a tunnel's own data port comes in here: it reads a bounded prefix, tells the
-//! protocols apart, and hands the connection on with the prefix put back. HTTP/1.1 and HTTP/2 today; the RPC comes in as an
-//! opaque service, so that this crate knows nothing of it.
+//! protocols apart, and hands the connection on with the prefix put back. HTTP/1.1 and HTTP/2 today, plain or in TLS; the RPC
+//! comes in as an opaque service, so that this crate knows nothing of it.
 
+mod encryption;
 mod first;
+mod forwarded;
 mod lobby;
 
 use std::{
@@ -18,6 +20,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::future::{Either, Ready, ready};
 use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::{body::Incoming, service::Service};
@@ -26,7 +29,9 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use ipnet::IpNet;
+use socket2::SockRef;
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     time::{sleep, timeout},
 };
@@ -35,22 +40,32 @@ use tower::util::BoxCloneSyncService;
 use tunnel_api::ConnectionAddrs;
 
 use self::{
-    first::{FirstUnit, Protocol, read_first_unit},
+    encryption::Plain,
+    first::{FirstUnit, Protocol, Refusal, read_first_unit},
+    forwarded::origin,
     lobby::{Lobby, Seat},
 };
-use crate::{acceptor::Acceptor, replay::Replay, sockets};
+use crate::{acceptor::Acceptor, link::Link, replay::Replay, sockets, tls::ServerTls};
 
-/// What answers HTTP at the door. Requests carry [`ConnectionAddrs`] in their extensions.
+pub use encryption::Encryption;
+
+/// What answers HTTP at the door. Requests carry [`ConnectionAddrs`] in their extensions, and a [`PeerCertificate`] where the
+/// peer has shown one.
 pub type HttpService = BoxCloneSyncService<Request<Incoming>, Response<HttpBody>, Infallible>;
 
 /// The bodies of its answers.
 pub type HttpBody = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
 
+/// The certificate that the peer has shown, in DER. It is verified: somebody in `client_ca` vouches for it, and the peer has its
+/// key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerCertificate(pub Arc<[u8]>);
+
 /// The door's limits. Each is a config key.
 #[derive(Debug, Clone)]
 pub struct DoorTerms {
     /// From accept to the first complete unit of the connection's protocol (a request head, or HTTP/2's preface and
-    /// SETTINGS). One limit for all of it, so that dribbling bytes gains nothing.
+    /// SETTINGS), a TLS handshake included. One limit for all of it, so that dribbling bytes gains nothing.
     pub first_unit: Duration,
     /// How many connections may be in that state. One more, and the one that has waited longest is closed, of the source
     /// that has the most. Each costs a descriptor and at most 16 KiB.
@@ -58,10 +73,14 @@ pub struct DoorTerms {
     /// How many of them may come from one source: a v4 address, or a v6 /64. One more, and the oldest of that source is
     /// closed. Loopback and `trusted_proxies` are not held to it: many parties come from there.
     pub waiting_per_source: usize,
-    /// Proxies in front of us.
-    pub trusted_proxies: Vec<IpNet>,
+    /// Proxies in front of us, which say in `X-Forwarded-For` for whom they ask.
+    pub trusted_proxies: Arc<[IpNet]>,
     /// How long a connection without a request is kept.
     pub idle: Duration,
+    /// For those who come by TLS; there is none without.
+    pub tls: Option<Arc<ServerTls>>,
+    /// Who must.
+    pub encryption: Encryption,
 }
 
 impl Default for DoorTerms {
@@ -70,8 +89,10 @@ impl Default for DoorTerms {
             first_unit: Duration::from_secs(5),
             waiting: 1024,
             waiting_per_source: 64,
-            trusted_proxies: Vec::new(),
+            trusted_proxies: Arc::default(),
             idle: Duration::from_secs(60),
+            tls: None,
+            encryption: Encryption::default(),
         }
     }
 }
@@ -98,6 +119,10 @@ impl Door {
             stop: stop.clone(),
             cut: cut.clone(),
         });
+        if let Some(tls) = hall.terms.tls.clone() {
+            let stop = stop.clone();
+            tasks.spawn(async move { stop.run_until_cancelled(tls.watch()).await });
+        }
         tasks.spawn(accept(acceptor, hall, tasks.clone()));
         Ok(Self { addr, stop, cut, tasks })
     }
@@ -149,35 +174,83 @@ async fn accept(mut acceptor: Acceptor, hall: Arc<Hall>, tasks: TaskTracker) {
 }
 
 /// From accept to the first complete unit; then the seat in the lobby is free again.
-async fn receive(mut socket: TcpStream, peer: SocketAddr, seat: Seat, hall: Arc<Hall>) {
+async fn receive(socket: TcpStream, peer: SocketAddr, seat: Seat, hall: Arc<Hall>) {
     let Ok(local) = socket.local_addr() else { return };
-    let first = tokio::select! {
+    // Whoever does not get so far is reset, however it ends.
+    let _ = sockets::reset_unless_finished(&socket);
+    let met = tokio::select! {
         biased;
         () = hall.stop.cancelled() => None,
         () = seat.evicted() => None,
-        first = timeout(hall.terms.first_unit, read_first_unit(&mut socket)) => first.ok(),
+        met = timeout(hall.terms.first_unit, hall.meet(socket, peer)) => met.ok(),
     };
     drop(seat);
-    let addrs = ConnectionAddrs { peer, local: sockets::canonical(local), encrypted: false };
-    match first {
-        Some(Ok(FirstUnit { protocol, bytes })) => {
-            hall.serve(protocol, Replay::new(bytes.freeze(), socket), addrs).await;
+    match met {
+        Some(Ok(guest)) => hall.serve(guest, peer, sockets::canonical(local)).await,
+        Some(Err(error)) => {
+            let cause = std::error::Error::source(&error);
+            tracing::debug!(peer.addr = %peer, %error, cause, "connection refused at the door");
         }
-        Some(Err(error)) => tracing::debug!(peer.addr = %peer, %error, "connection refused at the door"),
-        None => sockets::reset(socket),
+        None => {}
     }
 }
 
+/// A connection that has shown what it is.
+struct Guest {
+    first: FirstUnit,
+    link: Link,
+    plain: Option<Plain>,
+    certificate: Option<PeerCertificate>,
+}
+
 impl Hall {
-    async fn serve(&self, protocol: Protocol, io: Replay, addrs: ConnectionAddrs) {
+    async fn meet(&self, socket: TcpStream, peer: SocketAddr) -> Result<Guest, Refusal> {
+        // Not one byte is held for a connection that says nothing.
+        let mut first = [0];
+        if socket.peek(&mut first).await? == 0 {
+            let _ = finish(&socket);
+            return Err(Refusal::Ended);
+        }
+        let (mut link, plain, certificate) = match (first[0], &self.terms.tls) {
+            (HANDSHAKE, Some(tls)) => {
+                let stream = match tls.accept(socket).await {
+                    Ok(stream) => stream,
+                    Err((error, socket)) => {
+                        let _ = finish(&socket);
+                        return Err(Refusal::Handshake(error));
+                    }
+                };
+                let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                let certificate = shown.map(|der| PeerCertificate(Arc::from(der.as_ref())));
+                (Link::tls(stream), None, certificate)
+            }
+            (HANDSHAKE, None) => return Err(refuse_tls(socket).await),
+            _ => (Link::Plain(socket), Some(self.terms.encryption.of_plain(peer.ip())), None),
+        };
+        let first = read_first_unit(&mut link).await;
+        finish(link.socket())?;
+        Ok(Guest { first: first?, link, plain, certificate })
+    }
+
+    async fn serve(&self, guest: Guest, peer: SocketAddr, local: SocketAddr) {
+        let Guest { first: FirstUnit { protocol, bytes }, link, plain, certificate } = guest;
+        let encrypted = matches!(plain, None | Some(Plain::Encrypted));
         let asked = Arc::new(AtomicBool::new(false));
-        let service = Introduce { inner: TowerToHyperService::new(self.http.clone()), addrs, asked: asked.clone() };
+        let service = Introduce {
+            inner: TowerToHyperService::new(self.http.clone()),
+            addrs: ConnectionAddrs { peer, local, encrypted },
+            certificate,
+            trusted_proxies: self.terms.trusted_proxies.clone(),
+            is_refused: plain == Some(Plain::Refused),
+            asked: asked.clone(),
+        };
+        let io = Replay::new(bytes.freeze(), link);
         let ended = match protocol {
             Protocol::Http1 => self.serve_http1(io, service).await,
             Protocol::Http2 => self.serve_http2(io, service, &asked).await,
         };
         if let Err(error) = ended {
-            tracing::debug!(peer.addr = %addrs.peer, %error, "connection ended");
+            tracing::debug!(peer.addr = %peer, %error, "connection ended");
         }
     }
 
@@ -230,6 +303,21 @@ impl Hall {
     }
 }
 
+/// It is closed in order from now on.
+fn finish(socket: &TcpStream) -> io::Result<()> {
+    SockRef::from(socket).set_linger(None)
+}
+
+/// Tells a client that hopes for TLS that there is none, in TLS.
+async fn refuse_tls(mut socket: TcpStream) -> Refusal {
+    let _ = finish(&socket);
+    // Closing with something unread would take the answer back.
+    let _ = socket.read(&mut [0; 2048]).await;
+    let _ = socket.write_all(&HANDSHAKE_FAILURE).await;
+    let _ = socket.shutdown().await;
+    Refusal::NoTls
+}
+
 /// Resolves if a connection has had no request at the end of `idle`.
 async fn idle_without_request(idle: Duration, asked: &AtomicBool) {
     sleep(idle).await;
@@ -242,20 +330,40 @@ async fn idle_without_request(idle: Duration, asked: &AtomicBool) {
 struct Introduce {
     inner: TowerToHyperService<HttpService>,
     addrs: ConnectionAddrs,
+    trusted_proxies: Arc<[IpNet]>,
+    certificate: Option<PeerCertificate>,
+    /// It had to be encrypted, and is not: nothing else about it matters.
+    is_refused: bool,
     asked: Arc<AtomicBool>,
 }
 
 impl Service<Request<Incoming>> for Introduce {
     type Response = Response<HttpBody>;
     type Error = Infallible;
-    type Future = <TowerToHyperService<HttpService> as Service<Request<Incoming>>>::Future;
+    type Future = Either<
+        Ready<Result<Self::Response, Infallible>>,
+        <TowerToHyperService<HttpService> as Service<Request<Incoming>>>::Future,
+    >;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         self.asked.store(true, Ordering::Relaxed);
-        request.extensions_mut().insert(self.addrs);
-        self.inner.call(request)
+        if self.is_refused {
+            return Either::Left(ready(Ok(encryption::refusal(&request))));
+        }
+        let peer = origin(request.headers(), self.addrs.peer, &self.trusted_proxies);
+        request.extensions_mut().insert(ConnectionAddrs { peer, ..self.addrs });
+        if let Some(certificate) = &self.certificate {
+            request.extensions_mut().insert(certificate.clone());
+        }
+        Either::Right(self.inner.call(request))
     }
 }
+
+/// By which a TLS record with a ClientHello begins (RFC 8446, 5.1). No HTTP does.
+const HANDSHAKE: u8 = 0x16;
+
+/// TLS: a fatal alert (RFC 8446, 6).
+const HANDSHAKE_FAILURE: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 40];
 
 /// Of a request head, in bytes.
 const LONGEST_HEAD: usize = 16 * 1024;

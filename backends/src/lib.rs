@@ -7,6 +7,7 @@
 
 pub mod carrier;
 
+mod link;
 pub mod process;
 pub mod proxy;
 pub mod relay;
@@ -47,6 +48,8 @@ pub mod tcp;
 pub mod testing;
 #[cfg(feature = "serve")]
 pub mod tickets;
+#[cfg(feature = "serve")]
+pub mod tls;
 #[cfg(feature = "serve")]
 mod tunnel;
 #[cfg(feature = "serve")]

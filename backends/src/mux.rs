@@ -39,6 +39,8 @@ pub struct MuxConfig {
     pub door: SocketAddr,
     /// The host in tunnel URIs, unless it is to be found out.
     pub advertise_agents: Option<Host>,
+    /// The port in tunnel URIs, where agents reach the door by another than its own: behind a port mapping, or a proxy.
+    pub advertise_port: Option<u16>,
     /// The host in addresses, unless it is to be found out.
     pub advertise_clients: Option<Host>,
     /// How many sessions one tunnel may have. Each costs a descriptor and some 50 KiB.
@@ -68,6 +70,7 @@ impl MuxConfig {
             gate,
             door,
             advertise_agents: None,
+            advertise_port: None,
             advertise_clients: None,
             max_sessions: 64,
             waiting_clients: 64,
@@ -85,7 +88,7 @@ impl MuxConfig {
                 configured: self.advertise_agents,
                 bound: self.door.ip(),
             },
-            port: self.door.port(),
+            port: self.advertise_port.unwrap_or(self.door.port()),
             max_sessions: self.max_sessions,
             patience: self.patience,
         };

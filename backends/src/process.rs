@@ -70,3 +70,29 @@ impl StopSignals {
         }
     }
 }
+
+/// The signal that asks a program to read its config again: SIGHUP, where there is one. Caught from the moment this is made.
+#[derive(Debug)]
+pub struct ReloadSignals {
+    #[cfg(unix)]
+    hangup: tokio::signal::unix::Signal,
+}
+
+impl ReloadSignals {
+    /// Catches them from now on. Needs a tokio runtime.
+    pub fn catch() -> io::Result<Self> {
+        Ok(Self {
+            #[cfg(unix)]
+            hangup: tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?,
+        })
+    }
+
+    /// Resolves when the next one comes.
+    pub async fn next(&mut self) {
+        #[cfg(unix)]
+        if self.hangup.recv().await.is_some() {
+            return;
+        }
+        std::future::pending::<()>().await;
+    }
+}

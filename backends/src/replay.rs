@@ -12,20 +12,22 @@ use tokio::{
     net::TcpStream,
 };
 
+use crate::link::Link;
+
 /// A connection of which some bytes have been read already: they come first.
 #[derive(Debug)]
 pub(crate) struct Replay {
     first: Bytes,
-    socket: TcpStream,
+    link: Link,
 }
 
 impl Replay {
-    pub(crate) fn new(first: Bytes, socket: TcpStream) -> Self {
-        Self { first, socket }
+    pub(crate) fn new(first: Bytes, link: Link) -> Self {
+        Self { first, link }
     }
 
     pub(crate) fn socket(&self) -> &TcpStream {
-        &self.socket
+        self.link.socket()
     }
 
     /// The same, with what was read from it meanwhile in front again.
@@ -43,7 +45,7 @@ impl Replay {
 impl AsyncRead for Replay {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.first.is_empty() {
-            return Pin::new(&mut self.socket).poll_read(cx, buf);
+            return Pin::new(&mut self.link).poll_read(cx, buf);
         }
         let some = self.first.len().min(buf.remaining());
         buf.put_slice(&self.first[..some]);
@@ -57,7 +59,7 @@ impl AsyncRead for Replay {
 
 impl AsyncWrite for Replay {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(cx, buf)
+        Pin::new(&mut self.link).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -65,7 +67,7 @@ impl AsyncWrite for Replay {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write_vectored(cx, bufs)
+        Pin::new(&mut self.link).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -73,10 +75,10 @@ impl AsyncWrite for Replay {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
+        Pin::new(&mut self.link).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
+        Pin::new(&mut self.link).poll_shutdown(cx)
     }
 }

@@ -219,7 +219,7 @@ async fn a_token_that_is_added_is_good_at_once_and_a_broken_file_changes_nothing
             "{good}\n[[token]]\nid = 'k-bob'\nowner = 'bob'\nhash = '{}'\n[token.grants]\nbackends = ['*']\n",
             bob.hash()
         );
-        assert_eq!(ids(&mut alice).await, [id.clone()]);
+        assert_eq!(ids(&mut alice).await, std::slice::from_ref(&id));
         std::fs::write(file.path(), entry).unwrap();
         while as_bob.list_tunnels(ListTunnelsRequest::default()).await.is_err() {
             tokio::task::yield_now().await;

@@ -8,8 +8,11 @@ use tokio::{
     net::TcpStream,
     time::{interval, timeout},
 };
-use tunnel_api::rpc::v1::ListTunnelsRequest;
-use tunnel_server::Running;
+use tunnel_api::{
+    Host,
+    rpc::v1::{ListTunnelsRequest, OpenTunnelRequest},
+};
+use tunnel_server::{Running, config::HostPort};
 use tunnel_tests::{
     client::ask,
     client::{get, hear_out},
@@ -135,9 +138,13 @@ async fn what_it_does_not_speak_is_closed_at_once() {
     within(async {
         let server = server().await;
         let client_hello = [0x16, 3, 1, 0, 200, 1, 0, 0, 196, 3, 3];
-        for bytes in [&client_hello[..], b"\0\0\0\0", b"\r\n\r\n", &[0xff; 100]] {
+        // Who hopes for TLS is told in TLS, by an alert, that there is none.
+        let handshake_failure = [0x15, 3, 3, 0, 2, 2, 40];
+        for (bytes, answer) in
+            [(&client_hello[..], &handshake_failure[..]), (b"\0\0\0\0", b""), (b"\r\n\r\n", b""), (&[0xff; 100], b"")]
+        {
             let start = Instant::now();
-            assert_eq!(say(&server, bytes).await, b"");
+            assert_eq!(say(&server, bytes).await, answer);
             assert!(start.elapsed() < Duration::from_secs(2), "{bytes:?} is closed after {:?}", start.elapsed());
         }
         answers_within(Duration::from_secs(1), &server).await;
@@ -245,3 +252,25 @@ async fn read_frame(socket: &mut TcpStream) -> std::io::Result<(u8, u8, Vec<u8>)
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
+
+/// A header counts for something only where we have said whose word it is.
+#[tokio::test]
+async fn a_proxy_of_ours_says_who_calls_and_nobody_else_does() {
+    within(async {
+        for (trusted_proxies, pin) in [(vec!["127.0.0.0/8".parse().unwrap()], "192.0.2.9/32"), (vec![], "127.0.0.1/32")]
+        {
+            let server = server_with(|config| {
+                config.trusted_proxies = trusted_proxies;
+                let host: Host = "tunnels.example".parse().unwrap();
+                config.advertise.agents = Some(HostPort { host: host.clone(), port: None });
+                config.advertise.clients = Some(host);
+            })
+            .await;
+            let mut request = tonic::Request::new(OpenTunnelRequest::default());
+            request.metadata_mut().insert("x-forwarded-for", "198.51.100.1, 192.0.2.9".parse().unwrap());
+            let opened = rpc(&server).await.open_tunnel(request).await.unwrap().into_inner();
+            assert_eq!(opened.dial_from, [pin]);
+        }
+    })
+    .await;
+}

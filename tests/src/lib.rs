@@ -1,6 +1,7 @@
 //! What the end-to-end tests share. The tests are in `e2e/`, one file a promise; `bin/oracle.rs` plays the [`oracle`]
 //! against a server and an agent that run elsewhere.
 
+pub mod certificates;
 pub mod client;
 pub mod credentials;
 pub mod detour;

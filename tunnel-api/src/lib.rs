@@ -19,6 +19,8 @@ mod open;
 mod router;
 #[cfg(feature = "rpc")]
 pub mod rpc;
+#[cfg(feature = "tls")]
+pub mod tls;
 mod uri;
 
 pub use address::{AddressRequest, AddressRequestError, PublicAddress, PublicAddressError};

@@ -46,8 +46,17 @@ impl TunnelUri {
 
     /// `ptth://id:ticket@host:port/.well-known/ptth/id/`. The ticket must need no escaping.
     pub fn ptth(host: &Host, port: u16, id: &TunnelId, ticket: &str) -> Self {
-        let canonical = format!("ptth://{id}:{ticket}@{host}:{port}/.well-known/ptth/{id}/");
-        Self { canonical, scheme: "ptth".to_owned(), host: host.clone(), port }
+        Self::with_ticket("ptth", host, port, id, ticket)
+    }
+
+    /// The same over TLS: `ptths://…`.
+    pub fn ptths(host: &Host, port: u16, id: &TunnelId, ticket: &str) -> Self {
+        Self::with_ticket("ptths", host, port, id, ticket)
+    }
+
+    fn with_ticket(scheme: &str, host: &Host, port: u16, id: &TunnelId, ticket: &str) -> Self {
+        let canonical = format!("{scheme}://{id}:{ticket}@{host}:{port}/.well-known/ptth/{id}/");
+        Self { canonical, scheme: scheme.to_owned(), host: host.clone(), port }
     }
 
     /// The whole URI, secrets included.
@@ -190,6 +199,9 @@ mod tests {
         assert_eq!(parse(uri.expose()).as_ref(), Ok(&uri));
         assert_eq!(uri.credentials(), Some(("t-1", "s3cr-t_")));
         assert_eq!(uri.target(), "/.well-known/ptth/t-1/");
+        let encrypted = TunnelUri::ptths(&"H.example".parse().unwrap(), 8010, &id, "s3cr-t_");
+        assert_eq!(parse(encrypted.expose()).as_ref(), Ok(&encrypted));
+        assert_ne!(encrypted, uri);
         let plain = parse("tcp://h:1").unwrap();
         assert_eq!((plain.credentials(), plain.target()), (None, "/"));
         assert_eq!(parse("ptth://u:p@h:1/a?b=c#d").unwrap().target(), "/a?b=c");

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use tunnel_api::{Router, TunnelBackend};
+use tunnel_api::{Host, Router, TunnelBackend};
 use tunnel_backends::{
     carrier::ptth::{Gate, Patience},
-    door::DoorTerms,
+    door::{DoorTerms, Encryption},
     mux::MuxConfig,
     ports::PortPool,
     process,
@@ -49,8 +49,10 @@ pub(crate) fn assemble(config: &Config, door_addr: SocketAddr) -> Result<Parts, 
         first_unit: config.door.first_unit,
         waiting: seats(config.door.waiting, descriptors),
         waiting_per_source: config.door.waiting_per_source,
-        trusted_proxies: config.trusted_proxies.clone(),
+        trusted_proxies: config.trusted_proxies.clone().into(),
         idle: config.door.idle,
+        tls: config.server_tls()?,
+        encryption: encryption(config),
     };
     tracing::debug!(?descriptors, limits = ?config.limits.overall(descriptors), door.waiting, "limits of all together");
     Ok(Parts { tunnels, quotas, router, gate, door })
@@ -59,6 +61,16 @@ pub(crate) fn assemble(config: &Config, door_addr: SocketAddr) -> Result<Parts, 
 /// Silent connections at the door must make room before they have used up the descriptors of everybody else.
 fn seats(configured: usize, descriptors: Option<usize>) -> usize {
     configured.min(descriptors.map_or(usize::MAX, |descriptors| descriptors / 4)).max(1)
+}
+
+/// Whoever can come encrypted has to, unless the config says that it does not matter.
+fn encryption(config: &Config) -> Encryption {
+    let terminated_by = config.tls_terminated_by.clone();
+    if config.is_encrypted() && !config.insecure {
+        Encryption::demanded(terminated_by)
+    } else {
+        Encryption { terminated_by, ..Encryption::default() }
+    }
 }
 
 /// What all backends share.
@@ -86,7 +98,7 @@ impl Shared<'_> {
             public_ports: self.public_ports.clone(),
             dial_in_ports: self.dial_in_ports.clone(),
             bind: tcp.bind.unwrap_or(self.door_addr.ip()),
-            advertise_agents: self.config.advertise.agents.clone(),
+            advertise_agents: self.agents_host(),
             advertise_clients: self.config.advertise.clients.clone(),
             max_connections: tcp.max_connections,
             waiting_clients: tcp.waiting_clients,
@@ -102,12 +114,18 @@ impl Shared<'_> {
             bind: mux.bind.unwrap_or(self.door_addr.ip()),
             gate: self.gate.clone(),
             door: self.door_addr,
-            advertise_agents: self.config.advertise.agents.clone(),
+            advertise_agents: self.agents_host(),
+            advertise_port: self.config.advertise.agents.as_ref().and_then(|agents| agents.port),
             advertise_clients: self.config.advertise.clients.clone(),
             max_sessions: mux.max_sessions,
             waiting_clients: mux.waiting_clients,
             patience: Patience { ping_after: mux.ping_after, dead_after: mux.dead_after },
             times: mux.times(),
         }
+    }
+
+    /// (On `tcp` the ports are the tunnels' own.)
+    fn agents_host(&self) -> Option<Host> {
+        self.config.advertise.agents.as_ref().map(|agents| agents.host.clone())
     }
 }

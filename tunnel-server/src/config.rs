@@ -2,6 +2,7 @@
 //! lists and explains them all, and a test keeps the two together.
 
 mod backends;
+mod changes;
 mod error;
 mod file;
 mod limits;
@@ -11,13 +12,17 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
 use ipnet::IpNet;
 use serde::Deserialize;
 use tunnel_api::Host;
-use tunnel_backends::ports::PortRange;
+use tunnel_backends::{
+    ports::PortRange,
+    tls::{ServerTls, TlsFiles},
+};
 
 pub use backends::{Mux, Tcp};
 pub use error::ConfigError;
@@ -39,9 +44,13 @@ pub struct Config {
     pub default_backend: Option<String>,
     /// Proxies in front of the server: many parties come from there.
     pub trusted_proxies: Vec<IpNet>,
+    /// Proxies in front of the server that end TLS: what comes from there counts as encrypted.
+    pub tls_terminated_by: Vec<IpNet>,
     /// How long running streams may go on when the server stops.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
+    /// TLS on the one port. Unset: there is none.
+    pub tls: Option<Tls>,
     /// The hosts that are given out.
     pub advertise: Advertise,
     /// The ports that are given out.
@@ -54,16 +63,37 @@ pub struct Config {
     pub backends: BTreeMap<String, Backend>,
 }
 
+/// `[tls]`: the certificate of the one port. Paths in a config file are relative to it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// Our certificate, with its chain, in PEM.
+    pub certificate: PathBuf,
+    /// Its key, in PEM.
+    pub key: PathBuf,
+    /// Who vouches for callers that show a certificate, in PEM. Unset: none is asked for.
+    pub client_ca: Option<PathBuf>,
+}
+
 /// `[advertise]`: the hosts in the URIs that are given out.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Advertise {
     /// Whom agents dial. Unset: the address at which their call arrived.
-    #[serde(deserialize_with = "values::host")]
-    pub agents: Option<Host>,
+    #[serde(deserialize_with = "values::host_and_port")]
+    pub agents: Option<HostPort>,
     /// Whom clients connect to. Unset: the same.
     #[serde(deserialize_with = "values::host")]
     pub clients: Option<Host>,
+}
+
+/// A host, and perhaps a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPort {
+    /// The host.
+    pub host: Host,
+    /// The port. Unset: the one that is listened on.
+    pub port: Option<u16>,
 }
 
 /// `[ports]`: the ports that all backends share.
@@ -125,6 +155,16 @@ impl Config {
             None => self.backends.get_key_value("tcp").map(|(name, _)| name.as_str()),
         }
     }
+
+    /// Whether callers from elsewhere can come encrypted: here, or through a proxy.
+    pub fn is_encrypted(&self) -> bool {
+        self.tls.is_some() || !self.tls_terminated_by.is_empty()
+    }
+
+    pub(crate) fn server_tls(&self) -> Result<Option<Arc<ServerTls>>, ConfigError> {
+        let Some(Tls { certificate, key, client_ca }) = self.tls.clone() else { return Ok(None) };
+        Ok(Some(ServerTls::load(TlsFiles { certificate, key, client_ca })?))
+    }
 }
 
 impl Default for Config {
@@ -135,7 +175,9 @@ impl Default for Config {
             credentials: None,
             default_backend: None,
             trusted_proxies: Vec::new(),
+            tls_terminated_by: Vec::new(),
             drain: Duration::from_secs(30),
+            tls: None,
             advertise: Advertise::default(),
             ports: Ports::default(),
             door: Door::default(),

@@ -10,7 +10,7 @@ use cli::{
     init, token,
 };
 use tracing_subscriber::EnvFilter;
-use tunnel_backends::process::{self, StopSignals};
+use tunnel_backends::process::{self, ReloadSignals, StopSignals};
 use tunnel_server::{Config, ConfigError, Running, Server, StartError, auth::edit::EditError};
 
 #[tokio::main]
@@ -42,31 +42,57 @@ fn check(file: &Path) -> anyhow::Result<()> {
 }
 
 async fn run(args: Run) -> anyhow::Result<()> {
+    let (mut stops, mut reloads) = (StopSignals::catch()?, ReloadSignals::catch()?);
+    let server = Server::start(config(&args)?).await?;
+    greet(&server);
+    loop {
+        tokio::select! {
+            () = stops.next() => break,
+            () = reloads.next() => reload(&server, &args),
+        }
+    }
+    tracing::info!("stopping: running streams may end; a second signal ends them at once");
+    tokio::select! {
+        () = server.shutdown() => {}
+        () = stops.next() => {}
+    }
+    Ok(())
+}
+
+fn config(args: &Run) -> Result<Config, StartError> {
     let mut config = match &args.config {
-        Some(file) => Config::from_file(file).map_err(StartError::from)?,
+        Some(file) => Config::from_file(file)?,
         None => Config::default(),
     };
     if let Some(listen) = args.listen {
         config.listen = listen;
     }
     config.insecure |= args.insecure;
-    let mut signals = StopSignals::catch()?;
-    let server = Server::start(config).await?;
-    greet(&server);
-    signals.next().await;
-    tracing::info!("stopping: running streams may end; a second signal ends them at once");
-    tokio::select! {
-        () = server.shutdown() => {}
-        () = signals.next() => {}
+    Ok(config)
+}
+
+fn reload(server: &Running, args: &Run) {
+    let reloaded = config(args).map_err(anyhow::Error::from).and_then(|config| Ok(server.reload(&config)?));
+    match reloaded {
+        Ok(waiting) if waiting.is_empty() => tracing::info!("config reloaded"),
+        Ok(waiting) => {
+            let keys = waiting.join(", ");
+            tracing::warn!(keys, "config reloaded, but for keys that wait for a restart");
+        }
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "config not reloaded; what was in force before stays so");
+        }
     }
-    Ok(())
 }
 
 fn greet(server: &Running) {
     let url = server.url();
     eprintln!("tunnel-server listens on {}", server.addr());
     eprintln!("  try   tunnel tcp 127.0.0.1:3000 --server {url}");
-    eprintln!("  or    grpcurl -plaintext -d '{{}}' {} tunnel.v1.Tunnel/OpenTunnel", url.trim_start_matches("http://"));
+    let plain = url.strip_prefix("http://");
+    let (flag, host) = (if plain.is_some() { "-plaintext " } else { "" }, plain.unwrap_or(&url));
+    let host = host.trim_start_matches("https://");
+    eprintln!("  or    grpcurl {flag}-d '{{}}' {host} tunnel.v1.Tunnel/OpenTunnel");
 }
 
 fn log(format: LogFormat) {

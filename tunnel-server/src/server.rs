@@ -3,7 +3,9 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::ServingStatus;
 use tunnel_api::{NoDefault, TunnelBackend};
-use tunnel_backends::{door::Door, ports::PortRange, process, quotas::Quotas, sockets, tunnels::Tunnels};
+use tunnel_backends::{
+    door::Door, ports::PortRange, process, quotas::Quotas, sockets, tls::ServerTls, tunnels::Tunnels,
+};
 
 use crate::{
     assemble::{Parts, assemble},
@@ -23,7 +25,9 @@ pub struct Running {
     quotas: Arc<Quotas>,
     backend: Arc<dyn TunnelBackend>,
     health: rpc::Health,
-    drain: Duration,
+    keyring: Option<Arc<Keyring>>,
+    tls: Option<Arc<ServerTls>>,
+    config: Config,
     /// Ends what goes on in the background.
     stop: CancellationToken,
     background: TaskTracker,
@@ -70,9 +74,10 @@ impl Server {
         if let Some(keyring) = &keyring {
             background.spawn(stop.clone().run_until_cancelled_owned(keyring.clone().follow()));
         }
-        let (http, health) = rpc::build(backend.clone(), keyring).await;
+        let (http, health) = rpc::build(backend.clone(), keyring.clone()).await;
+        let tls = door.tls.clone();
         let door = Door::open(listener, door, gate.in_front_of(http)).map_err(cannot_listen)?;
-        Ok(Running { door, tunnels, quotas, backend, health, drain: config.drain, stop, background })
+        Ok(Running { door, tunnels, quotas, backend, health, keyring, tls, config, stop, background })
     }
 }
 
@@ -91,7 +96,8 @@ impl Running {
                 SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
             });
         }
-        format!("http://{addr}")
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{addr}")
     }
 
     /// The backends behind the RPC, for callers in this process.
@@ -110,11 +116,26 @@ impl Running {
         self.quotas.set_owner_default(limits.of_owner());
     }
 
+    /// Puts into force what can be changed while it runs (credentials, certificates, limits), and gives the keys of `config`
+    /// that cannot: they wait for the next start. What is no good changes nothing.
+    pub fn reload(&self, config: &Config) -> Result<Vec<&'static str>, ConfigError> {
+        config.check()?;
+        config.check_files()?;
+        if let Some(keyring) = &self.keyring {
+            keyring.reload()?;
+        }
+        if let Some(tls) = &self.tls {
+            tls.reload()?;
+        }
+        self.hold_to(&config.limits);
+        Ok(self.config.fixed_differences(config))
+    }
+
     /// Stops: says so to health checks and watchers, takes no more clients, lets running streams end for as long as the
     /// config's `drain`, aborts what is left, and hangs up.
     pub async fn shutdown(self) {
         self.health.set(ServingStatus::NotServing).await;
-        self.tunnels.drain(self.drain).await;
+        self.tunnels.drain(self.config.drain).await;
         self.door.close(HANG_UP).await;
         self.stop.cancel();
         self.background.close();

@@ -152,3 +152,36 @@ async fn wrong_usage_ends_with_2() {
 }
 
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// A server with a config of its own; gives the child, its stderr and where it listens.
+async fn start_with(config: &Path) -> (Child, BufReader<ChildStderr>, String) {
+    start(server(&["--config", config.to_str().expect("UTF-8")])).await
+}
+
+async fn said(stderr: &mut BufReader<ChildStderr>, part: &str) -> String {
+    let mut said = String::new();
+    while !said.contains(part) {
+        let some = timeout(LIMIT, stderr.read_line(&mut said)).await.expect("a line in time").expect("a line");
+        assert_ne!(some, 0, "it ended and said {said}");
+    }
+    said
+}
+
+#[tokio::test]
+async fn on_sighup_it_says_what_it_could_not_change() {
+    let config = file("hup.toml", "listen = \"127.0.0.1:0\"\n");
+    let (child, mut stderr, addr) = start_with(&config).await;
+    let hang_up = || Command::new("kill").args(["-HUP", &child.id().unwrap().to_string()]).status();
+
+    hang_up().await.unwrap();
+    said(&mut stderr, "config reloaded").await;
+    std::fs::write(&config, "listen = \"127.0.0.1:0\"\ndrain = \"1s\"\n[ports]\nextra_ports = [2222]\n").unwrap();
+    hang_up().await.unwrap();
+    let line = said(&mut stderr, "restart").await;
+    assert!(line.contains("drain, ports"), "{line}");
+    std::fs::write(&config, "nonsense = 1").unwrap();
+    hang_up().await.unwrap();
+    let line = said(&mut stderr, "not reloaded").await;
+    assert!(line.contains("nonsense"), "{line}");
+    RemoteBackend::connect(&format!("http://{addr}")).await.expect("it goes on");
+}

@@ -1,7 +1,10 @@
 use std::{fmt, io, net::SocketAddr, time::Duration};
 
 use async_trait::async_trait;
-use tunnel_api::TunnelUri;
+use tunnel_api::{
+    TunnelUri,
+    tls::{ClientTls, HandshakeError},
+};
 
 use super::{Declined, ptth::PtthDialler, tcp::TcpDialler};
 use crate::relay::BoxDuplex;
@@ -103,6 +106,9 @@ pub enum DialError {
     /// We cannot: no descriptors, no such host, no route.
     #[error("cannot dial")]
     Failed(#[source] io::Error),
+    /// Whoever answers is not the server that is trusted, or there is no TLS with it.
+    #[error("no TLS with the server")]
+    Tls(#[from] HandshakeError),
     /// Whoever answers does not speak this wire.
     #[error("the server does not speak this tunnel's protocol: {0}")]
     Protocol(String),
@@ -114,11 +120,11 @@ pub enum DialError {
     },
 }
 
-/// The one table of wires an agent can dial.
-pub fn dialler_for(uri: &TunnelUri) -> Result<Box<dyn Dialler>, DialError> {
+/// The one table of wires an agent can dial; `tls` is for those that are encrypted.
+pub fn dialler_for(uri: &TunnelUri, tls: &ClientTls) -> Result<Box<dyn Dialler>, DialError> {
     match uri.scheme() {
         "tcp" => Ok(Box::new(TcpDialler)),
-        "ptth" => Ok(Box::new(PtthDialler::default())),
+        "ptth" | "ptths" => Ok(Box::new(PtthDialler::new(tls.clone()))),
         scheme => Err(DialError::UnknownScheme { scheme: scheme.to_owned() }),
     }
 }

@@ -1,12 +1,10 @@
 use std::io;
 
 use bytes::BytesMut;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::LONGEST_HEAD;
+use crate::link::Link;
 
 /// What a connection speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,18 +29,20 @@ pub(super) enum Refusal {
     TooLong,
     #[error("it ended before its first request did")]
     Ended,
+    #[error("it wants TLS, which is not configured")]
+    NoTls,
+    #[error("no TLS with it")]
+    Handshake(#[source] io::Error),
     #[error("it broke")]
     Broken(#[from] io::Error),
 }
 
 /// Reads until the first unit is complete. The caller bounds the time.
-pub(super) async fn read_first_unit(socket: &mut TcpStream) -> Result<FirstUnit, Refusal> {
+pub(super) async fn read_first_unit(link: &mut Link) -> Result<FirstUnit, Refusal> {
     let mut bytes = BytesMut::with_capacity(1024);
     loop {
-        // Not one byte is held for a connection that says nothing.
-        socket.readable().await?;
         let known = bytes.len();
-        if socket.read_buf(&mut bytes).await? == 0 {
+        if link.read_buf(&mut bytes).await? == 0 {
             return Err(Refusal::Ended);
         }
         match tell(&bytes, known) {
@@ -50,7 +50,8 @@ pub(super) async fn read_first_unit(socket: &mut TcpStream) -> Result<FirstUnit,
             Told::Unknown => return Err(Refusal::Unknown),
             Told::MoreToCome if bytes.len() >= LONGEST_HEAD => {
                 // It is lost on a client that is still sending, and no harm is done.
-                let _ = socket.write_all(TOO_LONG).await;
+                let _ = link.write_all(TOO_LONG).await;
+                let _ = link.shutdown().await;
                 return Err(Refusal::TooLong);
             }
             Told::MoreToCome => {}

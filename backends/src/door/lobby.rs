@@ -15,7 +15,7 @@ use crate::sockets;
 pub(super) struct Lobby {
     seats: usize,
     seats_per_source: usize,
-    trusted_proxies: Vec<IpNet>,
+    trusted_proxies: Arc<[IpNet]>,
     waiting: Mutex<Waiting>,
 }
 
@@ -46,7 +46,7 @@ pub(super) struct Seat {
 }
 
 impl Lobby {
-    pub(super) fn new(seats: usize, seats_per_source: usize, trusted_proxies: Vec<IpNet>) -> Arc<Self> {
+    pub(super) fn new(seats: usize, seats_per_source: usize, trusted_proxies: Arc<[IpNet]>) -> Arc<Self> {
         Arc::new(Self { seats, seats_per_source, trusted_proxies, waiting: Mutex::default() })
     }
 
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn the_oldest_of_a_source_makes_room_for_its_newest() {
-        let lobby = Lobby::new(10, 2, Vec::new());
+        let lobby = Lobby::new(10, 2, Arc::default());
         let seats: Vec<_> = (0..3).map(|_| lobby.enter(ip("192.0.2.1"))).collect();
         let other = lobby.enter(ip("192.0.2.2"));
         let evicted: Vec<_> = seats.iter().map(|seat| seat.evict.is_cancelled()).collect();
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_full_lobby_takes_the_seat_from_whoever_has_the_most() {
-        let lobby = Lobby::new(3, 3, Vec::new());
+        let lobby = Lobby::new(3, 3, Arc::default());
         let modest = lobby.enter(ip("192.0.2.1"));
         let greedy = [lobby.enter(ip("192.0.2.2")), lobby.enter(ip("192.0.2.2"))];
         let _newcomer = lobby.enter(ip("192.0.2.3"));
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn proxies_and_this_host_are_many_parties() {
-        let lobby = Lobby::new(10, 1, vec!["198.51.100.0/24".parse().unwrap()]);
+        let lobby = Lobby::new(10, 1, ["198.51.100.0/24".parse().unwrap()].into());
         for proxy in ["127.0.0.1", "::1", "198.51.100.7", "::ffff:198.51.100.7"] {
             let seats = [lobby.enter(ip(proxy)), lobby.enter(ip(proxy))];
             assert!(!seats[0].evict.is_cancelled(), "{proxy}");
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_v6_network_is_one_source() {
-        let lobby = Lobby::new(10, 1, Vec::new());
+        let lobby = Lobby::new(10, 1, Arc::default());
         let first = lobby.enter(ip("2001:db8::1"));
         let _second = lobby.enter(ip("2001:db8::2"));
         assert!(first.evict.is_cancelled());
@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn nothing_is_left_when_all_have_gone() {
-        let lobby = Lobby::new(2, 1, Vec::new());
+        let lobby = Lobby::new(2, 1, Arc::default());
         drop((0..5).map(|n| lobby.enter(ip(&format!("192.0.2.{}", n % 3)))).collect::<Vec<_>>());
         let waiting = lobby.lock();
         assert!(waiting.evict.is_empty() && waiting.sources.is_empty());

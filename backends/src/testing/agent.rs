@@ -14,7 +14,7 @@ use tokio::{
     task::JoinSet,
     time::sleep,
 };
-use tunnel_api::TunnelUri;
+use tunnel_api::{TunnelUri, tls::ClientTls};
 
 use super::soon;
 use crate::{
@@ -31,7 +31,8 @@ pub struct TestAgent {
 impl TestAgent {
     /// Keeps `waiting` dial-ins waiting at this tunnel, where each carries one client.
     pub fn dial(uri: &TunnelUri, waiting: u32) -> Self {
-        let dialler: Arc<dyn Dialler> = dialler_for(uri).expect("a dialler for this carrier").into();
+        let dialler: Arc<dyn Dialler> =
+            dialler_for(uri, &ClientTls::default()).expect("a dialler for this carrier").into();
         let (taken, streams) = mpsc::channel(HELD);
         let mut tasks = JoinSet::new();
         let dial_ins = match dialler.clients() {

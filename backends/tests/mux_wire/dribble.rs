@@ -12,6 +12,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
+use tunnel_api::tls::ClientTls;
 use tunnel_backends::{
     carrier::{Incoming, dialler_for},
     relay::BoxDuplex,
@@ -57,7 +58,7 @@ async fn session() -> (SendRequest<Bytes>, Box<dyn Incoming>) {
     let addr = listener.local_addr().expect("an address");
     let uri = format!("ptth://id:ticket@{addr}/.well-known/ptth/id/").parse().expect("a tunnel URI");
     let serving = tokio::spawn(async move { upgrade(listener.accept().await.expect("an agent").0).await });
-    let dialler = dialler_for(&uri).expect("a dialler");
+    let dialler = dialler_for(&uri, &ClientTls::default()).expect("a dialler");
     let agent = soon("a session", dialler.dial(&uri)).await.expect("a session");
     (serving.await.expect("a server"), agent)
 }

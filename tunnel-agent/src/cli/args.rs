@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use tunnel_agent::{Target, TargetError};
 use tunnel_api::TunnelName;
 
-use super::server::ServerUrl;
+use super::server::Server;
 
 /// Makes a local service reachable from outside, through a tunnel server.
 #[derive(Debug, Parser)]
@@ -14,10 +14,8 @@ use super::server::ServerUrl;
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
-    /// The tunnel server: HOST:PORT or http://HOST:PORT
-    #[arg(long, value_name = "URL", default_value = ServerUrl::DEFAULT, env = "TNL_SERVER", hide_env_values = true)]
-    #[arg(global = true)]
-    pub(crate) server: ServerUrl,
+    #[command(flatten)]
+    pub(crate) server: Server,
     #[command(flatten)]
     pub(crate) loudness: Loudness,
 }
@@ -141,12 +139,14 @@ fn label(text: &str) -> Result<(String, String), &'static str> {
 const NOTES: &str = "\
 Examples:
   tunnel tcp 3000                            make 127.0.0.1:3000 public
-  tunnel tcp 22 --server tunnels.example     through the server there
+  tunnel tcp 22 --server https://tunnels.example --token-file ~/.tunnel-token
+                                             through the server there
   tunnel list                                what is open
   tunnel close db                            give up the tunnel named db
 
 Environment:
   TNL_*       defaults for the options that name them; empty is as good as unset
+  TNL_TOKEN   the token itself, where there is no --token-file; never an argument, which everybody on this machine can see
   NO_COLOR    no colours
   RUST_LOG    what to log on stderr, such as RUST_LOG=debug
 
@@ -155,6 +155,7 @@ Exit codes:
   1   failed: the server refused, the tunnel was closed by somebody else, stdout cannot be written
   2   wrong usage
   69  the tunnel server cannot be reached, or went away while it was watched
+  77  the tunnel server refuses the credentials, or they do not grant this
   78  a value in the environment is malformed";
 
 const TCP_EXAMPLES: &str = "\

@@ -1,13 +1,18 @@
 //! The gRPC face. [`TunnelService`] puts a backend behind it, [`RemoteBackend`] is a backend across it; both translate
 //! by the same two files: `convert.rs` for values and `status.rs` for refusals.
 
+mod connect;
 mod convert;
 mod remote;
 mod service;
 mod status;
+mod token;
+mod wire;
 
-pub use remote::{ConnectError, RemoteBackend};
+pub use connect::{Connect, ConnectError};
+pub use remote::RemoteBackend;
 pub use service::TunnelService;
+pub use token::{Token, TokenError};
 
 /// What protox and tonic make of `proto/tunnel/v1/tunnel.proto`.
 #[allow(missing_docs, unreachable_pub, missing_debug_implementations, clippy::all)]

@@ -2,9 +2,9 @@ use std::{net::IpAddr, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
-use tonic::transport::{Channel, Endpoint};
+use tonic::{service::interceptor::InterceptedService, transport::Channel};
 
-use super::{MAX_ANSWER, convert, status::Chain, v1};
+use super::{Connect, ConnectError, MAX_ANSWER, convert, token::Credentials, v1};
 use crate::{
     Caller, OpenTunnel, OpenedTunnel, Owner, Page, PublicAddress, TunnelBackend, TunnelError, TunnelEvent,
     TunnelEvents, TunnelInfo, TunnelName, TunnelRef, TunnelUri, WatchFilter, What,
@@ -17,63 +17,30 @@ use crate::{
 /// callers it belongs to.
 #[derive(Debug, Clone)]
 pub struct RemoteBackend {
-    client: v1::client::TunnelClient<Channel>,
-}
-
-/// Why there is no connection to a tunnel server.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConnectError {
-    /// The URL is none, or not one this client can use.
-    #[error("{url} is not the URL of a tunnel server; write http://host:port")]
-    BadUrl {
-        /// What was given.
-        url: String,
-    },
-    /// Nobody answered.
-    #[error("no tunnel server answers at {url}: {why}; is it running, and is this its address?")]
-    Unreachable {
-        /// Whom we asked.
-        url: String,
-        /// What happened.
-        why: String,
-    },
+    client: v1::client::TunnelClient<InterceptedService<Channel, Credentials>>,
 }
 
 impl RemoteBackend {
-    /// Connects to the server at `url`, such as `http://tunnels.example:8010`. The connection comes back by itself.
+    /// Connects to the server at `url`, such as `https://tunnels.example:8010`, trusting whom this system trusts.
+    /// [`Connect`] has more to choose. The connection comes back by itself.
     pub async fn connect(url: &str) -> Result<Self, ConnectError> {
-        let endpoint = endpoint(url)?;
-        let channel = endpoint.connect().await.map_err(|error| ConnectError::Unreachable {
-            url: url.to_owned(),
-            why: Chain(std::error::Error::source(&error).unwrap_or(&error)).to_string(),
-        })?;
-        Ok(Self::over(channel))
+        Connect::to(url).connect().await
     }
 
     /// As [`connect`](Self::connect), but the connection is made by the first call.
     pub fn connect_lazy(url: &str) -> Result<Self, ConnectError> {
-        Ok(Self::over(endpoint(url)?.connect_lazy()))
+        Connect::to(url).connect_lazy()
     }
 
     /// A client over a channel that was set up elsewhere.
     pub fn over(channel: Channel) -> Self {
-        Self { client: v1::client::TunnelClient::new(channel).max_decoding_message_size(MAX_ANSWER) }
+        Self::with(channel, Credentials::default())
     }
-}
 
-fn endpoint(url: &str) -> Result<Endpoint, ConnectError> {
-    let bad = || ConnectError::BadUrl { url: url.to_owned() };
-    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|_| bad())?;
-    if endpoint.uri().scheme_str() != Some("http") || endpoint.uri().host().is_none() {
-        return Err(bad());
+    pub(super) fn with(channel: Channel, credentials: Credentials) -> Self {
+        let client = v1::client::TunnelClient::with_interceptor(channel, credentials);
+        Self { client: client.max_decoding_message_size(MAX_ANSWER) }
     }
-    // A server that vanished is noticed within 20 s: ping after 5 s, give up 10 s later.
-    Ok(endpoint
-        .connect_timeout(Duration::from_secs(4))
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(Duration::from_secs(5))
-        .keep_alive_timeout(Duration::from_secs(10)))
 }
 
 #[async_trait]

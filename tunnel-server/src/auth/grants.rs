@@ -32,13 +32,13 @@ impl Grants {
         had_port: impl FnOnce(u16) -> bool,
     ) -> Result<(), TunnelError> {
         if !self.backends.iter().any(|pattern| pattern.matches(backend)) {
-            return Err(refusal(format!("the backend {backend}"), "backends"));
+            return Err(refusal(&format!("the backend {backend}"), "backends"));
         }
         if let Some(port) = request.address.port
             && !self.ports.iter().any(|ports| ports.0.contains(&port))
             && !had_port(port)
         {
-            return Err(refusal(format!("port {port}; leave the port empty to get one"), "ports"));
+            return Err(refusal(&format!("port {port}; leave the port empty to get one"), "ports"));
         }
         // The host of a tcp address is the server's own, or else its front refuses it.
         let is_tcp = request.address.scheme.as_deref().is_none_or(|scheme| scheme == "tcp");
@@ -46,23 +46,23 @@ impl Grants {
             && !is_tcp
             && !self.hosts.iter().any(|pattern| pattern.matches(&host))
         {
-            return Err(refusal(format!("the host {host}"), "hosts"));
+            return Err(refusal(&format!("the host {host}"), "hosts"));
         }
         if let Some(network) = request.dial_from.iter().find(|network| !covers(&self.dial_from, network)) {
-            return Err(refusal(format!("dial_from {network}"), "dial_from"));
+            return Err(refusal(&format!("dial_from {network}"), "dial_from"));
         }
         if let Some(ip) = request.caller_address.filter(|ip| !covers(&self.dial_from, &IpNet::from(*ip))) {
-            return Err(refusal(format!("caller_address {ip}"), "dial_from"));
+            return Err(refusal(&format!("caller_address {ip}"), "dial_from"));
         }
         self.restrict_clients(request)
     }
 
     fn restrict_clients(&self, request: &mut OpenTunnel) -> Result<(), TunnelError> {
         if self.clients.is_empty() {
-            return Err(refusal("any clients".to_owned(), "clients"));
+            return Err(refusal("any clients", "clients"));
         }
         if let Some(network) = request.client_allow.iter().find(|network| !covers(&self.clients, network)) {
-            return Err(refusal(format!("client_allow {network}"), "clients"));
+            return Err(refusal(&format!("client_allow {network}"), "clients"));
         }
         let is_everybody = |net: &IpNet| net.prefix_len() == 0;
         let grants_everybody = self.clients.iter().any(|net| is_everybody(net) && net.addr().is_ipv4())
@@ -78,7 +78,7 @@ fn covers(granted: &[IpNet], wanted: &IpNet) -> bool {
     granted.iter().any(|network| network.contains(wanted))
 }
 
-fn refusal(what: String, grant: &str) -> TunnelError {
+fn refusal(what: &str, grant: &str) -> TunnelError {
     let why = format!("your credentials do not grant {what} (the operator can add it to `{grant}` of their grants)");
     TunnelError::NotGranted { why }
 }

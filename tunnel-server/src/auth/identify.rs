@@ -7,6 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use tunnel_api::{Caller, ConnectionAddrs, TunnelError};
+use tunnel_backends::door::PeerCertificate;
 
 use super::{Credential, Credentials, Keyring, Token};
 
@@ -23,7 +24,7 @@ pub(crate) async fn identify(
     // The door says of every request where it came from.
     let Some(addrs) = request.extensions().get::<ConnectionAddrs>().copied() else { return refusal(&request) };
     let credentials = keyring.credentials();
-    let certificate = None;
+    let certificate = request.extensions().get::<PeerCertificate>().map(|PeerCertificate(der)| &**der);
     let Ok(credential) = Presented::by(request.headers(), certificate).find(&credentials, SystemTime::now()) else {
         return refusal(&request);
     };

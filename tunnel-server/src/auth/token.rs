@@ -108,7 +108,7 @@ mod tests {
         let text = hash.to_string();
         assert_eq!(text.parse(), Ok(hash));
         assert_eq!(text.to_uppercase().parse(), Ok(hash));
-        let digits: Vec<_> = text[7..].as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap()).collect();
+        let digits: Vec<_> = text.as_bytes()[7..].chunks(2).map(|pair| std::str::from_utf8(pair).unwrap()).collect();
         assert_eq!(format!("SHA256:{}", digits.join(":")).parse(), Ok(hash));
         for wrong in
             ["", "sha256:", &text[..70], &format!("{text}0"), "sha512:00", &text.replace("sha256:", ""), "sha256:ü"]

@@ -70,7 +70,7 @@ fn said(path: &Path) -> String {
 
 /// What an agent needs to reach this server.
 fn agent_command(config: &Config, host: Option<&Host>, token: &Path, fingerprint: Option<TokenHash>) -> String {
-    let scheme = "http";
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
     let host = host.map_or_else(|| loopback(config.listen).to_string(), ToString::to_string);
     let mut command =
         format!("tunnel tcp 3000 --server {scheme}://{host}:{} --token-file {}", config.listen.port(), token.display());

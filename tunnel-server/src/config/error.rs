@@ -1,5 +1,7 @@
 use std::{fmt, io, path::PathBuf};
 
+use tunnel_backends::tls::TlsError;
+
 /// Why a config is refused: where, what is wrong, and what to write instead.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -21,6 +23,9 @@ pub enum ConfigError {
         /// What and where, with the line itself.
         message: String,
     },
+    /// The certificates cannot be used.
+    #[error("no TLS")]
+    Tls(#[from] TlsError),
     /// Each key is fine, but they do not fit together.
     #[error("{place}{key}: {why}")]
     Impossible {

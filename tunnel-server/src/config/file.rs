@@ -5,7 +5,7 @@ use std::{fs, net::IpAddr, path::Path};
 use toml::de::{DeTable, DeValue};
 use tunnel_backends::ports::PortRange;
 
-use super::{Backend, Config, ConfigError, error::Place};
+use super::{Backend, Config, ConfigError, Tls, error::Place};
 use crate::auth::Credentials;
 
 impl Config {
@@ -37,12 +37,17 @@ impl Config {
         if let Some(credentials) = &self.credentials {
             Credentials::from_file(credentials)?;
         }
+        self.server_tls()?;
         Ok(())
     }
 
     /// Paths are relative to the file that they stand in.
     fn resolve_paths(&mut self, base: &Path) {
-        for path in self.credentials.iter_mut() {
+        let tls = self.tls.as_mut();
+        let of_tls = tls.into_iter().flat_map(|Tls { certificate, key, client_ca }| {
+            [Some(certificate), Some(key), client_ca.as_mut()].into_iter().flatten()
+        });
+        for path in self.credentials.iter_mut().chain(of_tls) {
             *path = base.join(&*path);
         }
     }
@@ -92,19 +97,13 @@ impl Config {
         Ok(())
     }
 
-    /// Off loopback there must be TLS and credentials, and neither can be configured yet.
+    /// Off loopback there must be TLS and credentials.
     fn check_exposure(&self) -> Result<(), ConfigError> {
-        if self.insecure {
+        if self.insecure || (self.is_encrypted() && self.credentials.is_some()) {
             return Ok(());
         }
-        let why = |ip: IpAddr| {
-            format!(
-                "{ip} can be reached from elsewhere, and this server has no TLS and asks nobody for credentials; \
-                 listen on 127.0.0.1, or write insecure = true (--insecure) if everybody who can connect may open tunnels"
-            )
-        };
         if !self.listen.ip().is_loopback() {
-            return impossible("listen", why(self.listen.ip()));
+            return impossible("listen", self.exposure(self.listen.ip()));
         }
         for (name, backend) in &self.backends {
             let (kind, bind) = match backend {
@@ -112,10 +111,26 @@ impl Config {
                 Backend::Mux(mux) => ("mux", mux.bind),
             };
             if let Some(ip) = bind.filter(|ip| !ip.is_loopback()) {
-                return impossible(format!("backends.{name}.{kind}.bind"), why(ip));
+                return impossible(format!("backends.{name}.{kind}.bind"), self.exposure(ip));
             }
         }
         Ok(())
+    }
+
+    /// What is missing where others can connect.
+    fn exposure(&self, ip: IpAddr) -> String {
+        let tls =
+            "TLS ([tls] with certificate and key, or tls_terminated_by with the networks of the proxy that ends it)";
+        let credentials = "credentials (credentials = \"credentials.toml\", and `tunnel-server token new`)";
+        let missing = match (self.is_encrypted(), self.credentials.is_some()) {
+            (false, false) => format!("{tls} and {credentials}"),
+            (false, true) => tls.to_owned(),
+            _ => credentials.to_owned(),
+        };
+        format!(
+            "{ip} can be reached from elsewhere, which needs {missing}; `tunnel-server init` writes all of it. Or listen on \
+             127.0.0.1, or write insecure = true (--insecure) if everybody who can connect may open tunnels and read them"
+        )
     }
 
     fn check_limits(&self) -> Result<(), ConfigError> {
@@ -222,13 +237,19 @@ mod tests {
             ("[ports]\npublic = \"9-1\"", &["line 2", "20000-27999"]),
             ("[ports]\npublic = 7", &["line 2", "20000-27999"]),
             ("drain = \"soon\"", &["line 1"]),
-            ("[advertise]\nagents = \"h:1\"", &["line 2", "without a port"]),
+            ("[advertise]\nclients = \"h:1\"", &["line 2", "without a port"]),
+            ("[advertise]\nagents = \"h:http\"", &["line 2", "with a port or without"]),
+            ("[tls]\ncertificate = \"cert.pem\"", &["line 1", "key"]),
+            ("[tls]\ncert = \"cert.pem\"", &["line 2", "cert", "`certificate`"]),
+            ("tls_terminated_by = [\"10.0.0\"]", &["line 1"]),
             ("[backends.x.udp]", &["line 1", "udp", "tcp"]),
             ("[backends.x.mux]\ndead_after = \"4s\"", &["t.toml:2: backends.x.mux.dead_after", "ping_after"]),
             ("[backends.x.mux]\nmax_connections = 1", &["line 2", "max_connections", "max_sessions"]),
             ("[backends.x.mux]\nbind = \"::\"", &["t.toml:2: backends.x.mux.bind", "insecure = true"]),
             ("[backends.x.tcp]\nfoo = 1", &["line 2", "foo", "waiting_clients"]),
-            ("\nlisten = \"0.0.0.0:1\"", &["t.toml:2: listen", "insecure = true"]),
+            ("\nlisten = \"0.0.0.0:1\"", &["t.toml:2: listen", "insecure = true", "[tls]", "credentials =", "init"]),
+            ("credentials = \"c\"\nlisten = \"0.0.0.0:1\"", &["t.toml:2: listen", "needs TLS", "tls_terminated_by"]),
+            ("tls_terminated_by = [\"10.0.0.0/8\"]\nlisten = \"[::]:1\"", &["t.toml:2: listen", "needs credentials"]),
             ("[backends.x.tcp]\nbind = \"::\"", &["t.toml:2: backends.x.tcp.bind", "insecure = true"]),
             ("default_backend = \"y\"", &["t.toml:1: default_backend", "no backend y", "tcp"]),
             ("[backends.x.tcp]\n[backends.y.tcp]", &["default_backend", "x, y"]),
@@ -251,7 +272,24 @@ mod tests {
     }
 
     #[test]
-    fn insecure_is_enough_to_leave_loopback() {
-        Config::parse("insecure = true\nlisten = \"0.0.0.0:8010\"", Path::new("t.toml")).unwrap();
+    fn paths_are_relative_to_the_config_file() {
+        let text = "[tls]\ncertificate = \"cert.pem\"\nkey = \"/keys/key.pem\"\nclient_ca = \"ca/clients.pem\"";
+        let config = Config::parse(text, Path::new("/etc/tunnel/server.toml")).unwrap();
+        assert!(config.is_encrypted() && !Config::default().is_encrypted());
+        let tls = config.tls.unwrap();
+        assert_eq!(tls.certificate, Path::new("/etc/tunnel/cert.pem"));
+        assert_eq!(tls.key, Path::new("/keys/key.pem"));
+        assert_eq!(tls.client_ca.as_deref(), Some(Path::new("/etc/tunnel/ca/clients.pem")));
+    }
+
+    #[test]
+    fn tls_and_credentials_together_are_enough_to_leave_loopback_or_insecure_alone() {
+        for enough in [
+            "insecure = true",
+            "credentials = \"c.toml\"\ntls_terminated_by = [\"10.0.0.0/8\"]",
+            "credentials = \"c.toml\"\ntls = { certificate = \"c.pem\", key = \"k.pem\" }",
+        ] {
+            Config::parse(&format!("{enough}\nlisten = \"0.0.0.0:8010\""), Path::new("t.toml")).unwrap();
+        }
     }
 }

@@ -68,6 +68,7 @@ macro_rules! limits {
 limits! {
     /// `[limits]`: for all together. What is not set has no limit, but for `streams`, which then follow from how many files
     /// the process may open.
+    #[derive(Default)]
     Limits {
         /// For each owner.
         owner: OwnerLimits,
@@ -94,20 +95,6 @@ impl Limits {
 /// A client costs two descriptors where its agent has a connection for it alone; the rest is for listeners and agents.
 fn streams_for(descriptors: usize) -> usize {
     (descriptors.saturating_sub(128) / 2).max(32)
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            tunnels: None,
-            streams: None,
-            waiting_clients: None,
-            opens_per_second: None,
-            bytes_per_second_to_agents: None,
-            bytes_per_second_to_clients: None,
-            owner: OwnerLimits::default(),
-        }
-    }
 }
 
 impl Default for OwnerLimits {

@@ -1,4 +1,4 @@
-//! The agent's half: connect, ask for the upgrade, and be HTTP/2's server.
+//! The agent's half: connect (by TLS where the URI says `ptths`), ask for the upgrade, and be HTTP/2's server.
 
 use std::{
     future::poll_fn,
@@ -32,7 +32,7 @@ use tokio_util::{
     task::AbortOnDropHandle,
 };
 use tracing::Instrument;
-use tunnel_api::TunnelUri;
+use tunnel_api::{TunnelUri, tls::ClientTls};
 
 use super::{
     H2, PTTH, Patience,
@@ -45,11 +45,12 @@ use super::{
 };
 use crate::{
     carrier::{Answer, ClientsPerDialIn, Declined, DialError, Dialler, Incoming, Offer, connect::connect},
+    link::Link,
     relay::BoxDuplex,
     replay::Replay,
 };
 
-/// Dials `ptth://` tunnels.
+/// Dials `ptth://` and `ptths://` tunnels.
 #[derive(Debug, Default)]
 pub struct PtthDialler {
     /// What our sessions call themselves: a name that is free belonged to one that was lost, and the next one takes it over,
@@ -57,6 +58,8 @@ pub struct PtthDialler {
     free_names: Arc<Mutex<Vec<String>>>,
     /// How long the server may be silent.
     pub patience: Patience,
+    /// Whom to trust on `ptths`, and what to show.
+    tls: ClientTls,
 }
 
 #[async_trait]
@@ -66,7 +69,8 @@ impl Dialler for PtthDialler {
         let socket = connect(uri).await?;
         // One limit for all that the server says before it speaks HTTP/2.
         let silent = || io::Error::new(io::ErrorKind::TimedOut, "no answer to the request");
-        let io = timeout(ANSWER, upgrade(socket, uri, &name)).await.map_err(|_| DialError::Silent(silent()))??;
+        let come_in = async { upgrade(self.link(socket, uri).await?, uri, &name).await };
+        let io = timeout(ANSWER, come_in).await.map_err(|_| DialError::Silent(silent()))??;
         let wire = Wire::to_caller(io);
         let heard = wire.heard();
         let handshake = timeout(ANSWER, limits::answerer().handshake::<_, Chunk>(wire)).await;
@@ -79,6 +83,20 @@ impl Dialler for PtthDialler {
 
     fn clients(&self) -> ClientsPerDialIn {
         ClientsPerDialIn::Many
+    }
+}
+
+impl PtthDialler {
+    /// One that trusts so.
+    pub fn new(tls: ClientTls) -> Self {
+        Self { tls, ..Self::default() }
+    }
+
+    async fn link(&self, socket: TcpStream, uri: &TunnelUri) -> Result<Link, DialError> {
+        if uri.scheme() == PTTH {
+            return Ok(Link::Plain(socket));
+        }
+        Ok(Link::tls(self.tls.connect(socket, uri.host(), b"http/1.1").await?))
     }
 }
 
@@ -110,9 +128,9 @@ impl Drop for SessionName {
     }
 }
 
-async fn upgrade(socket: TcpStream, uri: &TunnelUri, name: &SessionName) -> Result<Replay, DialError> {
+async fn upgrade(link: Link, uri: &TunnelUri, name: &SessionName) -> Result<Replay, DialError> {
     let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.map_err(|error| refused(&error))?;
+        hyper::client::conn::http1::handshake(TokioIo::new(link)).await.map_err(|error| refused(&error))?;
     let connection = AbortOnDropHandle::new(tokio::spawn(connection.with_upgrades()));
     let response = sender.send_request(request(uri, name)?).await.map_err(|error| refused(&error))?;
     match response.status() {
@@ -132,7 +150,7 @@ async fn upgrade(socket: TcpStream, uri: &TunnelUri, name: &SessionName) -> Resu
 
 /// The connection itself, with what has come on it since.
 fn taken_back(upgraded: Upgraded) -> Result<Replay, DialError> {
-    let parts = upgraded.downcast::<TokioIo<TcpStream>>();
+    let parts = upgraded.downcast::<TokioIo<Link>>();
     // It is of the kind that was given.
     let parts = parts.map_err(|_| DialError::Protocol("the upgraded connection is another one".to_owned()))?;
     Ok(Replay::new(parts.read_buf, parts.io.into_inner()))

@@ -39,7 +39,9 @@ impl Carrier for PtthCarrier {
         uplink: Uplink,
     ) -> Result<(TunnelUri, Lease), TunnelError> {
         let host = self.advertised.host(caller)?;
-        let uri = TunnelUri::ptth(&host, self.port, admission.id, &self.gate.tickets.issue(admission.id));
+        // Who asked by TLS is to dial in by TLS: the ticket is worth as much as the call.
+        let uri = if caller.encrypted { TunnelUri::ptths } else { TunnelUri::ptth };
+        let uri = uri(&host, self.port, admission.id, &self.gate.tickets.issue(admission.id));
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let admitted = Admitted {
             uplink,

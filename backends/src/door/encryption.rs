@@ -1,0 +1,118 @@
+use std::{convert::Infallible, net::IpAddr};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::body::Incoming;
+use ipnet::IpNet;
+
+use super::HttpBody;
+use crate::sockets;
+
+/// Whose connections are encrypted, and whose need not be.
+#[derive(Debug, Clone)]
+pub struct Encryption {
+    /// Proxies that end TLS in front of us: what comes from there was encrypted on its way.
+    pub terminated_by: Vec<IpNet>,
+    /// From where connections may come plain; all others are refused.
+    pub plain_from: Vec<IpNet>,
+}
+
+/// Nothing is demanded.
+impl Default for Encryption {
+    fn default() -> Self {
+        Self { terminated_by: Vec::new(), plain_from: sockets::everybody() }
+    }
+}
+
+impl Encryption {
+    /// Demanded of everybody but this host.
+    pub fn demanded(terminated_by: Vec<IpNet>) -> Self {
+        Self { terminated_by, plain_from: sockets::loopback() }
+    }
+
+    /// How a plain connection from there is to be taken.
+    pub(super) fn of_plain(&self, peer: IpAddr) -> Plain {
+        let peer = peer.to_canonical();
+        let is_in = |networks: &[IpNet]| networks.iter().any(|network| network.contains(&peer));
+        if is_in(&self.terminated_by) {
+            Plain::Encrypted
+        } else if is_in(&self.plain_from) {
+            Plain::Welcome
+        } else {
+            Plain::Refused
+        }
+    }
+}
+
+/// How a plain connection is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Plain {
+    /// A proxy has ended its TLS.
+    Encrypted,
+    Welcome,
+    Refused,
+}
+
+/// What is answered to every request on a connection that should have been encrypted.
+pub(super) fn refusal(request: &Request<Incoming>) -> Response<HttpBody> {
+    let content_type = request.headers().get(header::CONTENT_TYPE);
+    if content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc")) {
+        return unauthenticated();
+    }
+    let text = Full::new(Bytes::from_static(REFUSAL.as_bytes()));
+    let mut response = Response::new(HttpBody::new(text.map_err(|never: Infallible| match never {})));
+    *response.status_mut() = StatusCode::FORBIDDEN;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    if request.version() < Version::HTTP_2 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// A gRPC status without a message before it: headers alone.
+fn unauthenticated() -> Response<HttpBody> {
+    let mut response = Response::new(HttpBody::new(Empty::new().map_err(|never: Infallible| match never {})));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-status", HeaderValue::from_static("16"));
+    // It has nothing in it that would have to be percent-encoded.
+    headers.insert("grpc-message", HeaderValue::from_static(REFUSAL.trim_ascii_end()));
+    response
+}
+
+const REFUSAL: &str = "this server wants encryption: use https:// instead of http://, and ptths:// tunnel URIs\n";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_encryption_is_demanded_only_this_host_and_the_proxies_may_come_plain() {
+        let demanded = Encryption::demanded(vec!["10.0.0.0/8".parse().unwrap()]);
+        for (peer, taken) in [
+            ("127.0.0.1", Plain::Welcome),
+            ("::1", Plain::Welcome),
+            ("::ffff:127.0.0.1", Plain::Welcome),
+            ("10.1.2.3", Plain::Encrypted),
+            ("::ffff:10.1.2.3", Plain::Encrypted),
+            ("192.0.2.1", Plain::Refused),
+            ("2001:db8::1", Plain::Refused),
+        ] {
+            assert_eq!(demanded.of_plain(peer.parse().unwrap()), taken, "{peer}");
+        }
+    }
+
+    #[test]
+    fn where_nothing_is_demanded_everybody_may_come_plain() {
+        for peer in ["127.0.0.1", "192.0.2.1", "2001:db8::1"] {
+            assert_eq!(Encryption::default().of_plain(peer.parse().unwrap()), Plain::Welcome, "{peer}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_on_this_host_ends_tls_too() {
+        let demanded = Encryption::demanded(vec!["127.0.0.1/32".parse().unwrap()]);
+        assert_eq!(demanded.of_plain("127.0.0.1".parse().unwrap()), Plain::Encrypted);
+    }
+}

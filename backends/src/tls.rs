@@ -1,0 +1,169 @@
+//! TLS at the door: the certificate we show, and the certificates that we want to see. They are files, and can be replaced
+//! while we run: connections that are there go on as they began.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
+use tokio::{net::TcpStream, time::interval};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tunnel_api::tls::{PemError, certificates, private_key, provider};
+
+/// Where the certificates are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Our certificate, with the chain that leads to a root.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Who vouches for clients that have a certificate. They need not have one. Unset: none is asked for.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Why the certificates cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TlsError {
+    /// A file cannot.
+    #[error(transparent)]
+    Pem(#[from] PemError),
+    /// The certificate and the key are no pair.
+    #[error("the certificate {} and the key {} cannot be used together", certificate.display(), key.display())]
+    Pair {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+        /// Why not.
+        #[source]
+        source: rustls::Error,
+    },
+    /// Nothing in the file could vouch for clients.
+    #[error("{} has no certificate that could vouch for clients: {why}", path.display())]
+    ClientCa {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// The server's half of TLS.
+#[derive(Debug)]
+pub struct ServerTls {
+    files: TlsFiles,
+    current: Mutex<Current>,
+}
+
+#[derive(Debug)]
+struct Current {
+    config: Arc<ServerConfig>,
+    /// How the files were when they were last looked at.
+    seen: Seen,
+}
+
+impl ServerTls {
+    /// Reads the files.
+    pub fn load(files: TlsFiles) -> Result<Arc<Self>, TlsError> {
+        let seen = Seen::of(&files);
+        let config = config(&files)?;
+        Ok(Arc::new(Self { files, current: Mutex::new(Current { config, seen }) }))
+    }
+
+    /// Reads the files again, for the connections to come. Where they are no good, all stays as it is.
+    pub fn reload(&self) -> Result<(), TlsError> {
+        let seen = Seen::of(&self.files);
+        let config = config(&self.files);
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        // What was no good is looked at again when it has changed, and said once.
+        current.seen = seen;
+        current.config = config?;
+        Ok(())
+    }
+
+    /// Reloads whenever the files have changed, until it is dropped.
+    pub async fn watch(&self) {
+        let mut ticks = interval(LOOK);
+        loop {
+            ticks.tick().await;
+            if !self.has_changed() {
+                continue;
+            }
+            match self.reload() {
+                Ok(()) => tracing::info!(certificate = %self.files.certificate.display(), "certificate reloaded"),
+                Err(error) => tracing::warn!(
+                    cause = std::error::Error::source(&error),
+                    "the new certificate is not used, the old one stays: {error}"
+                ),
+            }
+        }
+    }
+
+    fn has_changed(&self) -> bool {
+        let seen = Seen::of(&self.files);
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).seen != seen
+    }
+
+    /// Shakes hands. The caller bounds the time. A handshake that fails gives the socket back, with the alert sent.
+    pub(crate) async fn accept(&self, socket: TcpStream) -> Result<TlsStream<TcpStream>, (io::Error, TcpStream)> {
+        let config = self.current.lock().unwrap_or_else(PoisonError::into_inner).config.clone();
+        TlsAcceptor::from(config).accept(socket).into_fallible().await
+    }
+}
+
+fn config(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
+    let (chain, key) = (certificates(&files.certificate)?, private_key(&files.key)?);
+    let unusable = |source| TlsError::Pair { certificate: files.certificate.clone(), key: files.key.clone(), source };
+    let builder =
+        ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().map_err(unusable)?;
+    let builder = match &files.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let refused = |why: String| TlsError::ClientCa { path: path.clone(), why };
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates(path)? {
+                roots.add(certificate).map_err(|error| refused(error.to_string()))?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+            let verifier = verifier.allow_unauthenticated().build().map_err(|error| refused(error.to_string()))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let mut config = builder.with_single_cert(chain, key).map_err(unusable)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// How files were, as far as it shows without reading them.
+#[derive(Debug, PartialEq, Eq)]
+struct Seen(Vec<Option<Looks>>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Looks {
+    length: u64,
+    modified: Option<SystemTime>,
+    /// A file that was renamed to this name may look the same otherwise.
+    number: u64,
+}
+
+impl Seen {
+    fn of(files: &TlsFiles) -> Self {
+        let all = [Some(&files.certificate), Some(&files.key), files.client_ca.as_ref()];
+        Self(all.into_iter().flatten().map(|path| looks(path)).collect())
+    }
+}
+
+fn looks(path: &Path) -> Option<Looks> {
+    let data = fs::metadata(path).ok()?;
+    #[cfg(unix)]
+    let number = std::os::unix::fs::MetadataExt::ino(&data);
+    #[cfg(not(unix))]
+    let number = 0;
+    Some(Looks { length: data.len(), modified: data.modified().ok(), number })
+}
+
+const LOOK: Duration = Duration::from_secs(1);
