@@ -278,9 +278,13 @@ async fn only_clients_that_are_allowed_and_not_denied_are_let_in() {
         // Whoever is kept out may hear so before it knows that it was connected.
         let heard = match TcpStream::connect(running.public()).await {
             Ok(mut client) => {
-                let said = client.write_all(b"through").await;
-                let mut heard = [0; 7];
-                said.is_ok() && client.read_exact(&mut heard).await.is_ok_and(|_| heard == *b"through")
+                let mut heard = Vec::new();
+                let conversation = async {
+                    client.write_all(b"through").await?;
+                    client.shutdown().await?;
+                    client.read_to_end(&mut heard).await
+                };
+                timeout(LIMIT, conversation).await.unwrap().is_ok() && heard == b"through"
             }
             Err(_) => false,
         };
