@@ -33,11 +33,23 @@ mod lease;
 #[cfg(feature = "serve")]
 pub mod mux;
 #[cfg(feature = "serve")]
+mod naming;
+#[cfg(feature = "serve")]
+mod parked;
+#[cfg(feature = "serve")]
 pub mod ports;
 #[cfg(feature = "serve")]
 mod presence;
 #[cfg(feature = "serve")]
+pub mod quarantine;
+#[cfg(feature = "serve")]
 pub mod quotas;
+#[cfg(feature = "serve")]
+mod records;
+#[cfg(feature = "serve")]
+pub mod registry;
+#[cfg(feature = "serve")]
+pub mod restore;
 #[cfg(feature = "serve")]
 pub mod session;
 #[cfg(feature = "serve")]

@@ -38,6 +38,12 @@ impl Presence {
         Self { online: false, was_dialled: false, expiry, lifetime }
     }
 
+    /// The server was started anew: its agents have been there, and are away.
+    pub(crate) fn resume(&mut self) {
+        self.was_dialled = true;
+        self.leave();
+    }
+
     /// Somebody came where nobody was.
     pub(crate) fn arrive(&mut self) {
         (self.online, self.was_dialled, self.expiry) = (true, true, None);

@@ -76,11 +76,24 @@ impl Quotas {
         }
     }
 
-    /// What the caller's owner may have. Callers without credentials, who are all `local`, are many: they are held to the
+    /// From now on these for those owners, and for nobody else any of their own.
+    pub fn set_owners(&self, own: HashMap<Owner, Limits>) {
+        let mut owners = self.lock();
+        for (owner, ledger) in &owners.ledgers {
+            ledger.hold_to(own.get(owner).copied().unwrap_or(owners.default));
+        }
+        owners.own = own;
+    }
+
+    /// What an owner may have that has no limits of its own.
+    pub fn owner_default(&self) -> Limits {
+        self.lock().default
+    }
+
+    /// What the caller's owner may have. `local` is everybody without credentials, and the process itself: it is held to the
     /// overall limits only.
     pub fn share(&self, caller: &Caller) -> Share {
-        let is_anybody = caller.credential.is_none() && caller.owner == Owner::local();
-        let owner = (!is_anybody).then(|| self.lock().ledger(&caller.owner));
+        let owner = (caller.owner != Owner::local()).then(|| self.lock().ledger(&caller.owner));
         Share { overall: self.overall.clone(), owner }
     }
 

@@ -130,6 +130,10 @@ impl Sessions {
         self.presence.send_modify(Presence::touch);
     }
 
+    pub(crate) fn resume(&self) {
+        self.presence.send_modify(Presence::resume);
+    }
+
     /// Whoever still goes does so because the tunnel is over.
     pub(crate) fn close_books(&self) {
         self.lock().is_over = true;

@@ -46,7 +46,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-pub use agent::{AgentStream, Serving, TestAgent, echo};
+pub use agent::{AgentStream, Serving, TestAgent, echo, trust};
 pub use client::{Heard, connect, hear, pattern, say};
 pub use door::BehindDoor;
 pub use rig::{Rig, Setup, Stage};

@@ -266,6 +266,11 @@ impl Uplink {
         self.0.sessions.touch();
     }
 
+    /// The tunnel was open before the server was started.
+    pub(crate) fn resume(&self) {
+        self.0.sessions.resume();
+    }
+
     /// No more clients and no more agents; what runs goes on.
     pub(crate) fn retire(&self) {
         self.0.retired.cancel();

@@ -49,6 +49,11 @@ pub struct Config {
     /// How long running streams may go on when the server stops.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
+    /// Where open tunnels are recorded, so that a restart loses none. Unset: nowhere.
+    pub state: Option<PathBuf>,
+    /// How long a public port that was asked for by number goes to no other owner once it is given up.
+    #[serde(with = "humantime_serde")]
+    pub quarantine: Duration,
     /// TLS on the one port. Unset: there is none.
     pub tls: Option<Tls>,
     /// The hosts that are given out.
@@ -178,6 +183,8 @@ impl Default for Config {
             tls_terminated_by: Vec::new(),
             drain: Duration::from_secs(30),
             tls: None,
+            state: None,
+            quarantine: Duration::from_secs(10 * 60),
             advertise: Advertise::default(),
             ports: Ports::default(),
             door: Door::default(),

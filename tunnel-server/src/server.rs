@@ -1,15 +1,23 @@
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::ServingStatus;
 use tunnel_api::{NoDefault, TunnelBackend};
 use tunnel_backends::{
-    door::Door, ports::PortRange, process, quotas::Quotas, sockets, tls::ServerTls, tunnels::Tunnels,
+    door::Door,
+    ports::PortRange,
+    process,
+    quotas::Quotas,
+    registry::{Directory, InMemory, Registry, StateError},
+    restore::restore,
+    sockets,
+    tls::ServerTls,
+    tunnels::Tunnels,
 };
 
 use crate::{
     assemble::{Parts, assemble},
-    auth::{Guard, Keyring},
+    auth::{Guard, Keyring, allot, enforce},
     config::{Config, ConfigError, Limits},
     ephemeral, rpc,
 };
@@ -43,6 +51,9 @@ pub enum StartError {
     /// The default backend is none of the backends.
     #[error(transparent)]
     NoDefault(#[from] NoDefault),
+    /// The state cannot be had.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// The one port cannot be had.
     #[error("cannot listen on {listen}; is another server running there? (`listen` sets another address)")]
     Listen {
@@ -63,16 +74,28 @@ impl Server {
         let listener = sockets::listen(config.listen).map_err(cannot_listen)?;
         let addr = listener.local_addr().map_err(cannot_listen)?;
         let keyring = config.credentials.as_deref().map(Keyring::open).transpose()?;
-        let Parts { tunnels, quotas, router, gate, door } = assemble(&config, addr)?;
+        let registry = registry(config.state.as_deref()).await?;
+        let loaded = registry.load().await?;
+        let Parts { tunnels, quotas, composed, router, gate, door } =
+            assemble(&config, addr, registry, loaded.tickets.clone())?;
+        // Nobody is let in yet: connections wait in the kernel's backlog.
+        restore(&tunnels, &composed, loaded).await;
         let backend: Arc<dyn TunnelBackend> = match &keyring {
             Some(keyring) => {
-                Arc::new(Guard::new(router, keyring.clone(), config.default_backend().unwrap_or_default()))
+                let default = config.default_backend().unwrap_or_default();
+                Arc::new(Guard::new(router, keyring.clone(), tunnels.clone(), default))
             }
             None => Arc::new(router),
         };
         let (stop, background) = (CancellationToken::new(), TaskTracker::new());
         if let Some(keyring) = &keyring {
+            allot(keyring, &quotas);
             background.spawn(stop.clone().run_until_cancelled_owned(keyring.clone().follow()));
+            background.spawn(stop.clone().run_until_cancelled_owned(enforce(
+                keyring.clone(),
+                tunnels.clone(),
+                quotas.clone(),
+            )));
         }
         let (http, health) = rpc::build(backend.clone(), keyring.clone()).await;
         let tls = door.tls.clone();
@@ -110,25 +133,29 @@ impl Running {
         &self.quotas
     }
 
-    /// From now on these. What is beyond them already goes on; nothing new is let in until it is not.
-    pub fn hold_to(&self, limits: &Limits) {
-        self.quotas.set_overall(limits.overall(process::descriptor_limit()));
-        self.quotas.set_owner_default(limits.of_owner());
-    }
-
-    /// Puts into force what can be changed while it runs (credentials, certificates, limits), and gives the keys of `config`
-    /// that cannot: they wait for the next start. What is no good changes nothing.
+    /// Puts into force what can be changed while it runs (credentials,
+    /// certificates, limits), and gives the keys of `config` that
+    /// cannot: they wait for the next start. What is no good changes nothing.
     pub fn reload(&self, config: &Config) -> Result<Vec<&'static str>, ConfigError> {
         config.check()?;
         config.check_files()?;
         if let Some(keyring) = &self.keyring {
             keyring.reload()?;
         }
+        self.hold_to(&config.limits);
         if let Some(tls) = &self.tls {
             tls.reload()?;
         }
-        self.hold_to(&config.limits);
         Ok(self.config.fixed_differences(config))
+    }
+
+    /// From now on these. What is beyond them already goes on; nothing new is let in until it is not.
+    pub fn hold_to(&self, limits: &Limits) {
+        self.quotas.set_overall(limits.overall(process::descriptor_limit()));
+        self.quotas.set_owner_default(limits.of_owner());
+        if let Some(keyring) = &self.keyring {
+            allot(keyring, &self.quotas);
+        }
     }
 
     /// Stops: says so to health checks and watchers, takes no more clients, lets running streams end for as long as the
@@ -146,6 +173,18 @@ impl Running {
 impl std::fmt::Debug for Running {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Running").field("addr", &self.addr()).finish_non_exhaustive()
+    }
+}
+
+async fn registry(state: Option<&Path>) -> Result<Arc<dyn Registry>, StateError> {
+    match state {
+        Some(dir) => Ok(Arc::new(Directory::open(dir).await?)),
+        None => {
+            tracing::info!(
+                "tunnels are in memory, and a restart forgets them (`state` names a directory to record them in)"
+            );
+            Ok(Arc::new(InMemory))
+        }
     }
 }
 

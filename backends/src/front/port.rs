@@ -5,18 +5,18 @@ use std::{borrow::Cow, fmt, net::SocketAddr, sync::Arc};
 use async_trait::async_trait;
 use tokio::{
     io::Interest,
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tunnel_api::{AddressRequest, Caller, PublicAddress, TunnelError};
+use tunnel_api::{AddressRequest, Caller, Owner, PublicAddress, TunnelError};
 
 use crate::{
     acceptor::Acceptor,
     front::Front,
     hosts::Advertised,
     lease::Lease,
-    ports::{Choice, PortPool},
+    ports::{Choice, PortLease, PortPool},
     sockets,
     uplink::{Admitted, ClientInfo, NoStream, OpenStream, Uplink},
 };
@@ -52,14 +52,29 @@ impl Front for PortFront {
             return Err(TunnelError::invalid("address", why));
         }
         let choice = wanted.port.map_or(Choice::LongestFree, Choice::Exactly);
-        let (port, listener) = self.ports.listen(self.advertised.bound, choice)?;
+        let (port, listener) = self.ports.listen(self.advertised.bound, choice, &caller.owner)?;
         let address = PublicAddress::tcp(host, port.port());
+        Ok((address, self.serve(port, listener, uplink)))
+    }
 
-        let lease = Lease::serving(port, |stop, tasks| {
+    async fn publish_again(
+        &self,
+        owner: &Owner,
+        address: &PublicAddress,
+        uplink: Uplink,
+    ) -> Result<Lease, TunnelError> {
+        let choice = Choice::Exactly(address.port());
+        let (port, listener) = self.ports.listen(self.advertised.bound, choice, owner)?;
+        Ok(self.serve(port, listener, uplink))
+    }
+}
+
+impl PortFront {
+    fn serve(&self, port: PortLease, listener: TcpListener, uplink: Uplink) -> Lease {
+        Lease::serving(port, |stop, tasks| {
             let waiting = Arc::new(Semaphore::new(self.waiting_clients));
             Clients { acceptor: Acceptor::new(listener), waiting, uplink, stop, tasks }.accept()
-        });
-        Ok((address, lease))
+        })
     }
 }
 

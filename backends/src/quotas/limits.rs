@@ -21,6 +21,24 @@ pub struct Limits {
     pub bytes_per_second_to_clients: Option<u64>,
 }
 
+impl Limits {
+    /// Of each limit the higher one.
+    #[must_use]
+    pub fn or_more(self, other: Self) -> Self {
+        fn more<T: PartialOrd>(one: Option<T>, other: Option<T>) -> Option<T> {
+            one.zip(other).map(|(one, other)| if one < other { other } else { one })
+        }
+        Self {
+            tunnels: more(self.tunnels, other.tunnels),
+            streams: more(self.streams, other.streams),
+            waiting_clients: more(self.waiting_clients, other.waiting_clients),
+            opens_per_second: more(self.opens_per_second, other.opens_per_second),
+            bytes_per_second_to_agents: more(self.bytes_per_second_to_agents, other.bytes_per_second_to_agents),
+            bytes_per_second_to_clients: more(self.bytes_per_second_to_clients, other.bytes_per_second_to_clients),
+        }
+    }
+}
+
 /// What is counted while it lasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Counted {

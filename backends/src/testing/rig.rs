@@ -192,7 +192,7 @@ pub fn is_free(port: u16) -> bool {
 
 /// Whether no port of this pool is held by a tunnel, or listened on.
 pub fn all_free(pool: &Arc<PortPool>, ports: &RangeInclusive<u16>) -> bool {
-    ports.clone().all(|port| pool.listen(LOOPBACK, Choice::Exactly(port)).is_ok())
+    ports.clone().all(|port| pool.listen(LOOPBACK, Choice::Exactly(port), &Owner::local()).is_ok())
 }
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);

@@ -7,7 +7,7 @@ use tunnel_backends::{
     carrier::ptth::{Gate, Patience},
     mux::MuxConfig,
     testing::{BehindDoor, Rig, Setup},
-    tunnels::Tunnels,
+    tunnels::{Tunnels, TunnelsConfig},
 };
 
 pub(crate) struct Mux {
@@ -26,7 +26,10 @@ impl Default for Mux {
 impl Rig for Mux {
     fn backend(&self, setup: Setup) -> Arc<dyn TunnelBackend> {
         let gate = Gate::new();
-        let tunnels = self.tunnels.clone().unwrap_or_else(|| Tunnels::held_to(setup.quotas));
+        let tunnels = self
+            .tunnels
+            .clone()
+            .unwrap_or_else(|| Tunnels::with(TunnelsConfig { quotas: setup.quotas, ..TunnelsConfig::default() }));
         BehindDoor::new(
             |http| gate.clone().in_front_of(http),
             |door| {

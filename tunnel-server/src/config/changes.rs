@@ -15,8 +15,11 @@ impl Config {
             tls_terminated_by,
             tls,
             drain,
+            state,
+            quarantine,
             advertise,
             ports,
+            limits: _, // can be changed
             door,
             backends,
             // In force at once.
@@ -31,6 +34,8 @@ impl Config {
             ("tls_terminated_by", *tls_terminated_by != other.tls_terminated_by),
             ("tls", *tls != other.tls),
             ("drain", *drain != other.drain),
+            ("state", *state != other.state),
+            ("quarantine", *quarantine != other.quarantine),
             ("advertise", *advertise != other.advertise),
             ("ports", *ports != other.ports),
             ("door", *door != other.door),

@@ -47,7 +47,7 @@ impl Config {
         let of_tls = tls.into_iter().flat_map(|Tls { certificate, key, client_ca }| {
             [Some(certificate), Some(key), client_ca.as_mut()].into_iter().flatten()
         });
-        for path in self.credentials.iter_mut().chain(of_tls) {
+        for path in self.credentials.iter_mut().chain(&mut self.state).chain(of_tls) {
             *path = base.join(&*path);
         }
     }
@@ -273,10 +273,11 @@ mod tests {
 
     #[test]
     fn paths_are_relative_to_the_config_file() {
-        let text = "[tls]\ncertificate = \"cert.pem\"\nkey = \"/keys/key.pem\"\nclient_ca = \"ca/clients.pem\"";
+        let text = "state = \"state\"\n[tls]\ncertificate = \"cert.pem\"\nkey = \"/keys/key.pem\"\nclient_ca = \"ca/clients.pem\"";
         let config = Config::parse(text, Path::new("/etc/tunnel/server.toml")).unwrap();
         assert!(config.is_encrypted() && !Config::default().is_encrypted());
         let tls = config.tls.unwrap();
+        assert_eq!(config.state.as_deref(), Some(Path::new("/etc/tunnel/state")));
         assert_eq!(tls.certificate, Path::new("/etc/tunnel/cert.pem"));
         assert_eq!(tls.key, Path::new("/keys/key.pem"));
         assert_eq!(tls.client_ca.as_deref(), Some(Path::new("/etc/tunnel/ca/clients.pem")));

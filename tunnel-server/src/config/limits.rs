@@ -46,7 +46,7 @@ macro_rules! limits {
             }
 
             /// A key whose value is no limit anybody could live with, and why.
-            pub(super) fn wrong(&self) -> Option<(&'static str, &'static str)> {
+            pub(crate) fn wrong(&self) -> Option<(&'static str, &'static str)> {
                 let zero = |cap: Option<Cap<usize>>| cap == Some(Cap::At(0));
                 let trickle = |cap: Option<Cap<Size>>| matches!(cap, Some(Cap::At(rate)) if rate.0 < SLOWEST);
                 let no_rate = |cap: Option<Cap<f64>>| matches!(cap, Some(Cap::At(rate)) if !(rate > 0.0 && rate.is_finite()));

@@ -108,6 +108,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_host_may_have_a_port() {
+        for (text, host, port) in [
+            ("tunnels.example", "tunnels.example", None),
+            ("Tunnels.example:443", "tunnels.example", Some(443)),
+            ("192.0.2.1:443", "192.0.2.1", Some(443)),
+            ("2001:db8::1", "[2001:db8::1]", None),
+            ("[2001:db8::1]:443", "[2001:db8::1]", Some(443)),
+        ] {
+            let at: HostPort = text.parse().unwrap();
+            assert_eq!((at.host.to_string().as_str(), at.port), (host, port), "{text}");
+        }
+        for text in ["", ":443", "h:", "h:0", "h:x", "h:99999", "2001:db8::1]:443"] {
+            assert_eq!(text.parse::<HostPort>(), Err(()), "{text}");
+        }
+    }
+
+    #[test]
     fn sizes_are_what_they_say() {
         for (text, bytes) in [
             ("0", 0),
@@ -126,23 +143,6 @@ mod tests {
             ["", "MiB", "-1", "1e3", "10 mib", "10Mbit", "1.2.3MB", "1TB", "99999999999999GiB", "99999999999999.5GiB"]
         {
             assert_eq!(parse_size(wrong), None, "{wrong}");
-        }
-    }
-
-    #[test]
-    fn a_host_may_have_a_port() {
-        for (text, host, port) in [
-            ("tunnels.example", "tunnels.example", None),
-            ("Tunnels.example:443", "tunnels.example", Some(443)),
-            ("192.0.2.1:443", "192.0.2.1", Some(443)),
-            ("2001:db8::1", "[2001:db8::1]", None),
-            ("[2001:db8::1]:443", "[2001:db8::1]", Some(443)),
-        ] {
-            let at: HostPort = text.parse().unwrap();
-            assert_eq!((at.host.to_string().as_str(), at.port), (host, port), "{text}");
-        }
-        for text in ["", ":443", "h:", "h:0", "h:x", "h:99999", "2001:db8::1]:443"] {
-            assert_eq!(text.parse::<HostPort>(), Err(()), "{text}");
         }
     }
 }

@@ -38,7 +38,7 @@ impl Carrier for PtthCarrier {
         admission: Admission<'_>,
         uplink: Uplink,
     ) -> Result<(TunnelUri, Lease), TunnelError> {
-        let host = self.advertised.host(caller)?;
+        let host = admission.dial_in.host().cloned().map_or_else(|| self.advertised.host(caller), Ok)?;
         // Who asked by TLS is to dial in by TLS: the ticket is worth as much as the call.
         let uri = if caller.encrypted { TunnelUri::ptths } else { TunnelUri::ptth };
         let uri = uri(&host, self.port, admission.id, &self.gate.tickets.issue(admission.id));
@@ -106,6 +106,11 @@ impl Gate {
     /// Nobody may come in yet.
     pub fn new() -> Arc<Self> {
         Arc::default()
+    }
+
+    /// Nobody may come in yet, and those who may will have these tickets.
+    pub fn with_tickets(tickets: Tickets) -> Arc<Self> {
+        Arc::new(Self { tickets, admitted: Mutex::default() })
     }
 
     /// The tunnel that this ticket is for. Whatever is wrong, there is none.

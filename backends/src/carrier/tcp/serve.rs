@@ -17,7 +17,7 @@ use tunnel_api::{Caller, TunnelError, TunnelUri};
 
 use crate::{
     acceptor::Acceptor,
-    carrier::{Admission, Carrier, DialFrom},
+    carrier::{Admission, Carrier, DialFrom, WhereTo},
     hosts::Advertised,
     lease::Lease,
     ports::{Choice, PortPool},
@@ -43,9 +43,12 @@ impl Carrier for TcpCarrier {
         admission: Admission<'_>,
         uplink: Uplink,
     ) -> Result<(TunnelUri, Lease), TunnelError> {
-        let host = self.advertised.host(caller)?;
-        let choice = Choice::Unguessable { apart_from: admission.address.port() };
-        let (port, listener) = self.ports.listen(self.advertised.bound, choice)?;
+        let host = admission.dial_in.host().cloned().map_or_else(|| self.advertised.host(caller), Ok)?;
+        let choice = match admission.dial_in {
+            WhereTo::AsBefore(before) => Choice::Exactly(before.port),
+            _ => Choice::Unguessable { apart_from: admission.address.port() },
+        };
+        let (port, listener) = self.ports.listen(self.advertised.bound, choice, &caller.owner)?;
         let uri = TunnelUri::tcp(&host, port.port());
 
         let lease = Lease::serving(port, |stop, tasks| {
