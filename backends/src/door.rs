@@ -21,7 +21,10 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::{Either, Ready, ready};
-use http::{Request, Response};
+use http::{
+    Request, Response,
+    header::{self, AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION},
+};
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::{body::Incoming, service::Service};
 use hyper_util::{
@@ -33,7 +36,7 @@ use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::util::BoxCloneSyncService;
@@ -45,16 +48,27 @@ use self::{
     forwarded::origin,
     lobby::{Lobby, Seat},
 };
-use crate::{acceptor::Acceptor, link::Link, replay::Replay, sockets, tls::ServerTls};
+use crate::{
+    acceptor::Acceptor,
+    link::Link,
+    meters::{DoorRefused, Meters},
+    replay::Replay,
+    sockets,
+    tls::ServerTls,
+};
 
 pub use encryption::Encryption;
 
-/// What answers HTTP at the door. Requests carry [`ConnectionAddrs`] in their extensions, and a [`PeerCertificate`] where the
-/// peer has shown one.
+/// What answers HTTP at the door. Requests carry [`ConnectionAddrs`] and [`Arrival`] in their extensions, and a
+/// [`PeerCertificate`] where the peer has shown one.
 pub type HttpService = BoxCloneSyncService<Request<Incoming>, Response<HttpBody>, Infallible>;
 
 /// The bodies of its answers.
 pub type HttpBody = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
+
+/// When a connection's first request, or a later request, began: at the accept of the connection, or when it had come.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival(pub Instant);
 
 /// The certificate that the peer has shown, in DER. It is verified: somebody in `client_ca` vouches for it, and the peer has its
 /// key.
@@ -81,6 +95,8 @@ pub struct DoorTerms {
     pub tls: Option<Arc<ServerTls>>,
     /// Who must.
     pub encryption: Encryption,
+    /// Where it is counted what waits and what is refused.
+    pub meters: Arc<Meters>,
 }
 
 impl Default for DoorTerms {
@@ -93,6 +109,7 @@ impl Default for DoorTerms {
             idle: Duration::from_secs(60),
             tls: None,
             encryption: Encryption::default(),
+            meters: Arc::default(),
         }
     }
 }
@@ -162,10 +179,11 @@ async fn accept(mut acceptor: Acceptor, hall: Arc<Hall>, tasks: TaskTracker) {
             () = hall.stop.cancelled() => return,
             accepted = acceptor.accept() => accepted,
         };
+        let arrival = Arrival(Instant::now());
         let seat = hall.lobby.enter(peer.ip());
         let was_full = seat.was_anothers();
         let (hall, cut) = (hall.clone(), hall.cut.clone());
-        tasks.spawn(async move { cut.run_until_cancelled(receive(socket, peer, seat, hall)).await });
+        tasks.spawn(async move { cut.run_until_cancelled(receive(socket, peer, arrival, seat, hall)).await });
         if was_full {
             // Let whoever had the seat hang up, or a crowd takes up more descriptors than there are seats.
             tokio::task::yield_now().await;
@@ -174,24 +192,26 @@ async fn accept(mut acceptor: Acceptor, hall: Arc<Hall>, tasks: TaskTracker) {
 }
 
 /// From accept to the first complete unit; then the seat in the lobby is free again.
-async fn receive(socket: TcpStream, peer: SocketAddr, seat: Seat, hall: Arc<Hall>) {
+async fn receive(socket: TcpStream, peer: SocketAddr, arrival: Arrival, seat: Seat, hall: Arc<Hall>) {
     let Ok(local) = socket.local_addr() else { return };
     // Whoever does not get so far is reset, however it ends.
     let _ = sockets::reset_unless_finished(&socket);
+    let waits = hall.terms.meters.waits_at_the_door();
     let met = tokio::select! {
         biased;
-        () = hall.stop.cancelled() => None,
-        () = seat.evicted() => None,
-        met = timeout(hall.terms.first_unit, hall.meet(socket, peer)) => met.ok(),
+        () = hall.stop.cancelled() => return,
+        () = seat.evicted() => Err(DoorRefused::Evicted),
+        met = timeout(hall.terms.first_unit, hall.meet(socket, peer)) => met.map_err(|_| DoorRefused::Timeout),
     };
-    drop(seat);
+    drop((seat, waits));
     match met {
-        Some(Ok(guest)) => hall.serve(guest, peer, sockets::canonical(local)).await,
-        Some(Err(error)) => {
+        Ok(Ok(guest)) => hall.serve(guest, peer, sockets::canonical(local), arrival).await,
+        Ok(Err(error)) => {
+            hall.terms.meters.door_refused(error.counted_as());
             let cause = std::error::Error::source(&error);
             tracing::debug!(peer.addr = %peer, %error, cause, "connection refused at the door");
         }
-        None => {}
+        Err(why) => hall.terms.meters.door_refused(why),
     }
 }
 
@@ -232,13 +252,17 @@ impl Hall {
         Ok(Guest { first: first?, link, plain, certificate })
     }
 
-    async fn serve(&self, guest: Guest, peer: SocketAddr, local: SocketAddr) {
+    async fn serve(&self, guest: Guest, peer: SocketAddr, local: SocketAddr, arrival: Arrival) {
         let Guest { first: FirstUnit { protocol, bytes }, link, plain, certificate } = guest;
         let encrypted = matches!(plain, None | Some(Plain::Encrypted));
+        if plain == Some(Plain::Refused) {
+            self.terms.meters.door_refused(DoorRefused::Plain);
+        }
         let asked = Arc::new(AtomicBool::new(false));
         let service = Introduce {
             inner: TowerToHyperService::new(self.http.clone()),
             addrs: ConnectionAddrs { peer, local, encrypted },
+            arrival,
             certificate,
             trusted_proxies: self.terms.trusted_proxies.clone(),
             is_refused: plain == Some(Plain::Refused),
@@ -326,10 +350,11 @@ async fn idle_without_request(idle: Duration, asked: &AtomicBool) {
     }
 }
 
-/// Tells the service whose request it is.
+/// Tells the service whose request it is, and marks what is secret in it before anybody can print it.
 struct Introduce {
     inner: TowerToHyperService<HttpService>,
     addrs: ConnectionAddrs,
+    arrival: Arrival,
     trusted_proxies: Arc<[IpNet]>,
     certificate: Option<PeerCertificate>,
     /// It had to be encrypted, and is not: nothing else about it matters.
@@ -346,12 +371,18 @@ impl Service<Request<Incoming>> for Introduce {
     >;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        self.asked.store(true, Ordering::Relaxed);
+        let is_first = !self.asked.swap(true, Ordering::Relaxed);
+        for name in [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE] {
+            if let header::Entry::Occupied(mut values) = request.headers_mut().entry(name) {
+                values.iter_mut().for_each(|value| value.set_sensitive(true));
+            }
+        }
         if self.is_refused {
             return Either::Left(ready(Ok(encryption::refusal(&request))));
         }
         let peer = origin(request.headers(), self.addrs.peer, &self.trusted_proxies);
         request.extensions_mut().insert(ConnectionAddrs { peer, ..self.addrs });
+        request.extensions_mut().insert(if is_first { self.arrival } else { Arrival(Instant::now()) });
         if let Some(certificate) = &self.certificate {
             request.extensions_mut().insert(certificate.clone());
         }

@@ -19,6 +19,8 @@ pub mod acceptor;
 #[cfg(feature = "serve")]
 mod clients;
 #[cfg(feature = "serve")]
+mod closed;
+#[cfg(feature = "serve")]
 pub mod composed;
 #[cfg(feature = "serve")]
 pub mod door;
@@ -30,6 +32,8 @@ pub mod front;
 pub mod hosts;
 #[cfg(feature = "serve")]
 mod lease;
+#[cfg(feature = "serve")]
+pub mod meters;
 #[cfg(feature = "serve")]
 pub mod mux;
 #[cfg(feature = "serve")]

@@ -14,6 +14,7 @@ use tunnel_api::{AgentLoss, What};
 
 use crate::{
     events::TunnelNews,
+    meters::Meters,
     presence::{Expiry, Lifetime, Presence},
     session::{BoxStream, Session, SessionGone},
     uplink::ClientInfo,
@@ -144,6 +145,16 @@ impl Sessions {
         let state = self.lock();
         let open = state.members.iter().filter(|member| member.used < member.session.room()).count();
         (open, state.streams)
+    }
+
+    /// Sessions, whether they have room or not.
+    pub(crate) fn members(&self) -> usize {
+        self.lock().members.len()
+    }
+
+    /// Where what happens is counted.
+    pub(crate) fn meters(&self) -> &Meters {
+        self.news.meters()
     }
 
     fn pick(self: &Arc<Self>, tried: &[u64]) -> Option<Place> {
@@ -320,7 +331,7 @@ mod tests {
             backend: "test".into(),
         };
         let lifetime = Lifetime { dial_within: Duration::from_secs(60), grace: None };
-        Sessions::new(lifetime, Events::new().of(Arc::new(about)))
+        Sessions::new(lifetime, Events::new(Arc::default()).of(Arc::new(about)))
     }
 
     fn agent() -> SocketAddr {

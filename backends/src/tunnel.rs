@@ -17,7 +17,6 @@ use tunnel_api::{
 use crate::{
     carrier::DialFrom,
     events::{Identity, TunnelNews},
-    presence::Presence,
     quarantine::Claim,
     records::{Recorded, Unwritten},
     registry::{AfterRestart, DialIn, Record, text},
@@ -170,7 +169,7 @@ impl Tunnel {
             name: about.name.clone(),
             addresses: vec![self.address.clone()],
             backend: about.backend.to_string(),
-            state: state(&presence),
+            state: presence.state(),
             sessions: u32::try_from(counts.sessions).unwrap_or(u32::MAX),
             streams: u32::try_from(counts.streams).unwrap_or(u32::MAX),
             bytes_to_agent: counts.to_agent,
@@ -181,6 +180,10 @@ impl Tunnel {
             expire_time: presence.expiry.map(|expiry| expiry.time),
             labels: self.terms.labels.clone(),
         }
+    }
+
+    pub(crate) fn state(&self) -> TunnelState {
+        self.uplink.presence().borrow().state()
     }
 
     pub(crate) fn opened(&self) -> OpenedTunnel {
@@ -279,14 +282,6 @@ impl Tunnel {
                 },
             }
         }
-    }
-}
-
-fn state(presence: &Presence) -> TunnelState {
-    match (presence.online, presence.was_dialled) {
-        (true, _) => TunnelState::Online,
-        (false, false) => TunnelState::Waiting,
-        (false, true) => TunnelState::Offline,
     }
 }
 

@@ -21,8 +21,10 @@ use tunnel_api::{
 };
 
 use crate::{
+    closed::Closed,
     events::{Events, Identity, Told, TunnelNews},
     lease::Lease,
+    meters::Meters,
     naming::{Naming, Turn},
     parked::Parked,
     quarantine::{Claim, Forgotten, GivenUpBy, Quarantine},
@@ -52,6 +54,15 @@ struct Table {
     by_id: BTreeMap<TunnelId, Arc<Tunnel>>,
     by_uri: HashMap<TunnelUri, Arc<Tunnel>>,
     by_name: HashMap<(Owner, TunnelName), Arc<Tunnel>>,
+    /// What went through tunnels that are no longer here.
+    moved: Moved,
+}
+
+/// Bytes, each way.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Moved {
+    pub(crate) to_agent: u64,
+    pub(crate) to_client: u64,
 }
 
 /// Why a tunnel is not opened.
@@ -78,12 +89,19 @@ pub struct TunnelsConfig {
     pub quarantine: Arc<Quarantine>,
     /// What their owners are held to.
     pub quotas: Arc<Quotas>,
+    /// Counts what happens to them.
+    pub meters: Arc<Meters>,
 }
 
 impl Default for TunnelsConfig {
     /// Nothing outlives the process, nothing is remembered, and there are no limits.
     fn default() -> Self {
-        Self { registry: Arc::new(InMemory), quarantine: Quarantine::new(Duration::ZERO), quotas: Quotas::unlimited() }
+        Self {
+            registry: Arc::new(InMemory),
+            quarantine: Quarantine::new(Duration::ZERO),
+            quotas: Quotas::unlimited(),
+            meters: Arc::default(),
+        }
     }
 }
 
@@ -95,10 +113,10 @@ impl Tunnels {
 
     /// No tunnels yet.
     pub fn with(config: TunnelsConfig) -> Arc<Self> {
-        let TunnelsConfig { registry, quarantine, quotas } = config;
+        let TunnelsConfig { registry, quarantine, quotas, meters } = config;
         Arc::new(Self {
             table: Mutex::default(),
-            events: Events::new(),
+            events: Events::new(meters),
             quotas,
             naming: Naming::default(),
             records: Records::new(registry),
@@ -144,7 +162,7 @@ impl Tunnels {
             tunnel.close(reason);
         }
         let parked = self.parked.take_where(|record| is_meant(&record.owner, record.credential.as_ref()));
-        join_all(parked.iter().map(|record| self.close_taken(record))).await;
+        join_all(parked.iter().map(|record| self.close_taken(record, reason))).await;
         join_all(meant.iter().map(|tunnel| tunnel.closed())).await;
         meant.len() + parked.len()
     }
@@ -314,12 +332,12 @@ impl Tunnels {
     /// was one.
     pub(crate) async fn close_parked(&self, owner: &Owner, tunnel: &TunnelRef) -> bool {
         let Some(record) = self.parked.take(owner, tunnel) else { return false };
-        self.close_taken(&record).await;
+        self.close_taken(&record, CloseReason::Requested).await;
         true
     }
 
     /// Nobody else has taken it from the parked ones.
-    async fn close_taken(&self, record: &Record) {
+    async fn close_taken(&self, record: &Record, reason: CloseReason) {
         // Nothing else is remembered of the address, because it is held.
         self.quarantine.settle(record.claim());
         if record.terms.address.port.is_some() {
@@ -328,6 +346,18 @@ impl Tunnels {
         } else {
             self.records.found(record.id()).end(None).await;
         }
+        self.events.meters().tunnel_closed(reason);
+        let closed = Closed {
+            id: record.id(),
+            name: record.name.as_ref(),
+            owner: &record.owner,
+            backend: &record.backend,
+            open_time: record.open_time,
+            streams: 0,
+            to_agent: 0,
+            to_client: 0,
+        };
+        closed.tell(reason);
     }
 
     /// Forgets addresses when it is time to, if nobody does so already.
@@ -357,8 +387,31 @@ impl Tunnels {
         if let Some(name) = &about.name {
             table.by_name.remove(&(about.owner.clone(), name.clone()));
         }
+        // All its streams have been settled: its front has let go of them.
+        let counts = tunnel.uplink.counts();
+        table.moved.to_agent += counts.to_agent;
+        table.moved.to_client += counts.to_client;
         tunnel.news.tell(|| What::Closed { reason });
-        tracing::debug!(tunnel.id = %about.id, ?reason, "tunnel closed");
+        drop(table);
+        self.events.meters().tunnel_closed(reason);
+        let closed = Closed {
+            id: &about.id,
+            name: about.name.as_ref(),
+            owner: &about.owner,
+            backend: &about.backend,
+            open_time: tunnel.open_time,
+            streams: counts.all_streams,
+            to_agent: counts.to_agent,
+            to_client: counts.to_client,
+        };
+        closed.tell(reason);
+    }
+
+    /// The tunnels that are open, and what went through those that have closed: of one moment, so that no byte is missing or
+    /// counted twice.
+    pub(crate) fn census(&self) -> (Vec<Arc<Tunnel>>, Moved) {
+        let table = self.lock();
+        (table.by_id.values().cloned().collect(), table.moved)
     }
 
     pub(crate) fn by_uri(&self, scope: &Scope, uri: &TunnelUri) -> Option<Arc<Tunnel>> {

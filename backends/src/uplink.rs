@@ -22,6 +22,7 @@ use self::opening::Opening;
 use crate::{
     clients::ClientFilter,
     events::TunnelNews,
+    meters::{DialInRefused, Meters},
     presence::{Lifetime, Presence},
     quotas::{Counted, Permit, Refused, Share},
     relay::{Duplex, Pace, Progress, RelayEnd, RelayTimes, Side, relay},
@@ -179,13 +180,15 @@ impl Uplink {
     /// Dropping the future gives up the place in the queue.
     pub async fn connect(&self, admitted: Admitted) -> Result<OpenStream, NoStream> {
         let Admitted { client, counted } = admitted;
-        let deadline = Instant::now() + self.0.terms.client_wait;
+        let since = Instant::now();
+        let deadline = since + self.0.terms.client_wait;
+        let _waits = self.meters().client_waits();
         tokio::select! {
             biased;
             () = self.retired() => Err(NoStream::Retired),
             opened = timeout_at(deadline, self.open_somewhere(&client)) => {
                 let opened = self.count_refused(opened.map_err(|_| NoStream::NoAgent)?)?;
-                let opening = Opening::new(opened, client, self.0.sessions.clone(), deadline);
+                let opening = Opening::new(opened, client, self.0.sessions.clone(), (since, deadline));
                 Ok(OpenStream::new(self.clone(), client, opening, counted))
             }
         }
@@ -250,10 +253,16 @@ impl Uplink {
     /// Somebody dialled in who may not. Counted, and said once a tunnel: whoever runs the agent has to know that its
     /// address is not the one that is let in.
     pub fn turn_away(&self, stranger: SocketAddr) {
+        self.meters().dial_in_refused(DialInRefused::Stranger);
         if self.0.totals.strangers.fetch_add(1, Ordering::Relaxed) == 0 {
             let tunnel = self.0.news.id();
             tracing::info!(tunnel.id = %tunnel, agent.addr = %stranger, "dial-in reset: it is not from where this tunnel's agent may dial (dial_from)");
         }
+    }
+
+    /// Where what happens is counted.
+    pub(crate) fn meters(&self) -> &Meters {
+        self.0.news.meters()
     }
 
     // ---- for the tunnel ----
@@ -288,7 +297,9 @@ impl Uplink {
         let (to_agent, to_client) = self.0.totals.bytes();
         UplinkCounts {
             sessions,
+            members: self.0.sessions.members(),
             streams,
+            all_streams: self.0.totals.streams.load(Ordering::Relaxed),
             to_agent,
             to_client,
             strangers: self.0.totals.strangers.load(Ordering::Relaxed),
@@ -299,8 +310,14 @@ impl Uplink {
 
 /// How an uplink stands.
 pub(crate) struct UplinkCounts {
+    /// That can take a client now.
     pub(crate) sessions: usize,
+    /// All sessions.
+    pub(crate) members: usize,
+    /// That are running.
     pub(crate) streams: usize,
+    /// That ever began.
+    pub(crate) all_streams: u64,
     pub(crate) to_agent: u64,
     pub(crate) to_client: u64,
     pub(crate) strangers: u64,
@@ -349,11 +366,13 @@ impl OpenStream {
         let Self { mut opening, client: who, account, since } = self;
         let inner = &*account.uplink.0;
         let run = async |stream: &mut dyn Duplex| {
-            let end = relay(client, stream, &account.progress, &inner.pace, &inner.terms.relay, &inner.ended).await;
+            let relayed = relay(client, stream, &account.progress, &inner.pace, &inner.terms.relay, &inner.ended).await;
+            let end = stream_end(relayed);
+            inner.news.meters().stream_ended(end);
             inner.news.tell(|| What::ClientEnded {
                 stream: account.number,
                 client: who.client_addr,
-                end: stream_end(end),
+                end,
                 bytes_to_agent: account.progress.to_agent(),
                 bytes_to_client: account.progress.to_client(),
                 duration: since.elapsed(),

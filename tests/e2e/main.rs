@@ -32,5 +32,6 @@ mod long_paths;
 mod restarts;
 mod rpc;
 mod sdk;
+mod seen;
 mod streams;
 mod tls;

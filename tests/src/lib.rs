@@ -6,6 +6,7 @@ pub mod client;
 pub mod credentials;
 pub mod detour;
 pub mod limit;
+pub mod metrics;
 pub mod oracle;
 pub mod origin;
 pub mod path;

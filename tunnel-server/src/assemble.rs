@@ -7,6 +7,7 @@ use tunnel_backends::{
     carrier::ptth::{Gate, Patience},
     composed::Composed,
     door::{DoorTerms, Encryption},
+    meters::Meters,
     mux::MuxConfig,
     ports::PortPool,
     process,
@@ -32,6 +33,7 @@ pub(crate) struct Parts {
     pub(crate) router: Router,
     pub(crate) gate: Arc<Gate>,
     pub(crate) door: DoorTerms,
+    pub(crate) meters: Arc<Meters>,
 }
 
 /// `door_addr` is where the one port is. What is opened is recorded in the registry; agents come in by these tickets.
@@ -45,7 +47,13 @@ pub(crate) fn assemble(
     // As `main` has left it; a program with a server inside has its own idea of it.
     let descriptors = process::descriptor_limit();
     let quotas = Quotas::new(config.limits.overall(descriptors), config.limits.of_owner());
-    let tunnels = Tunnels::with(TunnelsConfig { registry, quarantine: quarantine.clone(), quotas: quotas.clone() });
+    let meters = Arc::new(Meters::default());
+    let tunnels = Tunnels::with(TunnelsConfig {
+        registry,
+        quarantine: quarantine.clone(),
+        quotas: quotas.clone(),
+        meters: meters.clone(),
+    });
     let gate = Gate::with_tickets(tickets);
     let (public, extra) = (config.ports.public.clone(), config.ports.extra_ports.clone());
     let shared = Shared {
@@ -66,11 +74,12 @@ pub(crate) fn assemble(
         waiting_per_source: config.door.waiting_per_source,
         trusted_proxies: config.trusted_proxies.clone().into(),
         idle: config.door.idle,
+        meters: meters.clone(),
         tls: config.server_tls()?,
         encryption: encryption(config),
     };
     tracing::debug!(?descriptors, limits = ?config.limits.overall(descriptors), door.waiting, "limits of all together");
-    Ok(Parts { tunnels, quotas, composed, router, gate, door })
+    Ok(Parts { tunnels, quotas, composed, router, gate, door, meters })
 }
 
 /// Whoever can come encrypted has to, unless the config says that it does not matter.

@@ -1,6 +1,7 @@
 //! What can be set. Every field is a key of the config file, with the same name and default; `tunnel-server.example.toml`
 //! lists and explains them all, and a test keeps the two together.
 
+mod admin;
 mod backends;
 mod changes;
 mod error;
@@ -24,6 +25,7 @@ use tunnel_backends::{
     tls::{ServerTls, TlsFiles},
 };
 
+pub use admin::{Admin, AdminListen};
 pub use backends::{Mux, Tcp};
 pub use error::ConfigError;
 pub use limits::{Cap, Limits, OwnerLimits};
@@ -64,6 +66,8 @@ pub struct Config {
     pub door: Door,
     /// How much the server gives out, in all and to each owner.
     pub limits: Limits,
+    /// The listener for those who look after the server.
+    pub admin: Admin,
     /// The backends, by the names that requests choose them by.
     pub backends: BTreeMap<String, Backend>,
 }
@@ -147,6 +151,7 @@ impl Config {
     pub fn local() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            admin: Admin { listen: AdminListen::Off, allow: Vec::new() },
             ports: Ports { public: PortRange::Kernel, dial_in: PortRange::Kernel, extra_ports: BTreeSet::new() },
             ..Self::default()
         }
@@ -189,6 +194,7 @@ impl Default for Config {
             ports: Ports::default(),
             door: Door::default(),
             limits: Limits::default(),
+            admin: Admin::default(),
             backends: BTreeMap::from([
                 ("tcp".to_owned(), Backend::Tcp(Tcp::default())),
                 ("mux".to_owned(), Backend::Mux(Mux::default())),

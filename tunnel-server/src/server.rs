@@ -1,5 +1,6 @@
 use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
+use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::ServingStatus;
 use tunnel_api::{NoDefault, TunnelBackend};
@@ -16,10 +17,14 @@ use tunnel_backends::{
 };
 
 use crate::{
+    admin::Admin,
     assemble::{Parts, assemble},
+    audit::{Audit, Audited},
     auth::{Guard, Keyring, allot, enforce},
-    config::{Config, ConfigError, Limits},
-    ephemeral, rpc,
+    config::{AdminListen, Config, ConfigError, Limits},
+    ephemeral,
+    metrics::{self, Calls},
+    rpc,
 };
 
 /// A tunnel server.
@@ -32,6 +37,8 @@ pub struct Running {
     tunnels: Arc<Tunnels>,
     quotas: Arc<Quotas>,
     backend: Arc<dyn TunnelBackend>,
+    audit: Arc<Audit>,
+    admin: Option<Admin>,
     health: rpc::Health,
     keyring: Option<Arc<Keyring>>,
     tls: Option<Arc<ServerTls>>,
@@ -63,6 +70,15 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// The admin listener's port cannot be had.
+    #[error("cannot listen on {listen} for metrics; `admin.listen` sets another address, or is \"off\"")]
+    Admin {
+        /// Where.
+        listen: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
 }
 
 impl Server {
@@ -74,20 +90,26 @@ impl Server {
         let listener = sockets::listen(config.listen).map_err(cannot_listen)?;
         let addr = listener.local_addr().map_err(cannot_listen)?;
         let keyring = config.credentials.as_deref().map(Keyring::open).transpose()?;
+        let admin = listen_for_admin(&config)?;
         let registry = registry(config.state.as_deref()).await?;
         let loaded = registry.load().await?;
-        let Parts { tunnels, quotas, composed, router, gate, door } =
+        let Parts { tunnels, quotas, composed, router, gate, door, meters } =
             assemble(&config, addr, registry, loaded.tickets.clone())?;
         // Nobody is let in yet: connections wait in the kernel's backlog.
         restore(&tunnels, &composed, loaded).await;
+        let calls = Calls::default();
+        let shown = metrics::registry(&meters, &calls, &tunnels, config.backends.keys().map(String::as_str));
+        let audit = Audit::new(calls);
         let backend: Arc<dyn TunnelBackend> = match &keyring {
             Some(keyring) => {
                 let default = config.default_backend().unwrap_or_default();
-                Arc::new(Guard::new(router, keyring.clone(), tunnels.clone(), default))
+                let guarded = Guard::new(router, keyring.clone(), tunnels.clone(), default);
+                Arc::new(Audited::new(guarded, audit.clone()))
             }
-            None => Arc::new(router),
+            None => Arc::new(Audited::new(router, audit.clone())),
         };
         let (stop, background) = (CancellationToken::new(), TaskTracker::new());
+        background.spawn(stop.clone().run_until_cancelled_owned(audit.clone().follow()));
         if let Some(keyring) = &keyring {
             allot(keyring, &quotas);
             background.spawn(stop.clone().run_until_cancelled_owned(keyring.clone().follow()));
@@ -95,12 +117,16 @@ impl Server {
                 keyring.clone(),
                 tunnels.clone(),
                 quotas.clone(),
+                audit.clone(),
             )));
         }
         let (http, health) = rpc::build(backend.clone(), keyring.clone()).await;
         let tls = door.tls.clone();
-        let door = Door::open(listener, door, gate.in_front_of(http)).map_err(cannot_listen)?;
-        Ok(Running { door, tunnels, quotas, backend, health, keyring, tls, config, stop, background })
+        let http = audit.clone().at_the_door(gate.in_front_of(http));
+        let door = Door::open(listener, door, http).map_err(cannot_listen)?;
+        let admin = admin.map(|listener| Admin::open(listener, config.admin.allow.clone(), shown)).transpose();
+        let admin = admin.map_err(cannot_listen)?;
+        Ok(Running { door, tunnels, quotas, backend, audit, admin, health, keyring, tls, config, stop, background })
     }
 }
 
@@ -121,6 +147,11 @@ impl Running {
         }
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://{addr}")
+    }
+
+    /// Where `/metrics`, `/healthz` and `/readyz` answer, if anywhere.
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(Admin::addr)
     }
 
     /// The backends behind the RPC, for callers in this process.
@@ -162,17 +193,44 @@ impl Running {
     /// config's `drain`, aborts what is left, and hangs up.
     pub async fn shutdown(self) {
         self.health.set(ServingStatus::NotServing).await;
+        if let Some(admin) = &self.admin {
+            admin.say_draining();
+        }
         self.tunnels.drain(self.config.drain).await;
         self.door.close(HANG_UP).await;
         self.stop.cancel();
         self.background.close();
         self.background.wait().await;
+        self.audit.close();
+        if let Some(admin) = self.admin {
+            admin.close().await;
+        }
     }
 }
 
 impl std::fmt::Debug for Running {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Running").field("addr", &self.addr()).finish_non_exhaustive()
+    }
+}
+
+/// Before anything is promised: an address that is set must be free.
+fn listen_for_admin(config: &Config) -> Result<Option<TcpListener>, StartError> {
+    let (listen, is_default) = match config.admin.listen {
+        AdminListen::Off => return Ok(None),
+        AdminListen::IfFree => (AdminListen::DEFAULT, true),
+        AdminListen::At(listen) => (listen, false),
+    };
+    match sockets::listen(listen) {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) if is_default => {
+            tracing::warn!(
+                admin.addr = %listen, %error,
+                "no metrics: their default port is not to be had; set admin.listen (--admin) to another, or to \"off\""
+            );
+            Ok(None)
+        }
+        Err(source) => Err(StartError::Admin { listen, source }),
     }
 }
 
@@ -191,7 +249,7 @@ async fn registry(state: Option<&Path>) -> Result<Arc<dyn Registry>, StateError>
 fn warn_of_risks(config: &Config) {
     if config.insecure && !config.listen.ip().is_loopback() {
         tracing::warn!(
-            listen = %config.listen,
+            listen.addr = %config.listen,
             "insecure: everybody who can connect may open tunnels, and nothing is encrypted"
         );
     }

@@ -4,7 +4,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::LONGEST_HEAD;
-use crate::link::Link;
+use crate::{link::Link, meters::DoorRefused};
 
 /// What a connection speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +35,17 @@ pub(super) enum Refusal {
     Handshake(#[source] io::Error),
     #[error("it broke")]
     Broken(#[from] io::Error),
+}
+
+impl Refusal {
+    pub(super) fn counted_as(&self) -> DoorRefused {
+        match self {
+            Self::Unknown => DoorRefused::Unknown,
+            Self::TooLong => DoorRefused::TooLong,
+            Self::NoTls | Self::Handshake(_) => DoorRefused::Tls,
+            Self::Ended | Self::Broken(_) => DoorRefused::Gone,
+        }
+    }
 }
 
 /// Reads until the first unit is complete. The caller bounds the time.

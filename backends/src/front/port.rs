@@ -1,6 +1,6 @@
 //! Clients that connect to a TCP port of the tunnel's own.
 
-use std::{borrow::Cow, fmt, net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
 use tokio::{
@@ -16,9 +16,10 @@ use crate::{
     front::Front,
     hosts::Advertised,
     lease::Lease,
+    meters::ClientRefused,
     ports::{Choice, PortLease, PortPool},
     sockets,
-    uplink::{Admitted, ClientInfo, NoStream, OpenStream, Uplink},
+    uplink::{Admitted, ClientInfo, OpenStream, Uplink},
 };
 
 /// Gives each tunnel a public port of its own.
@@ -100,7 +101,7 @@ impl Clients {
             let info = ClientInfo { client_addr: client, public_addr: sockets::canonical(local) };
             match self.uplink.admit(info) {
                 Ok(admitted) => drop(self.tasks.spawn(serve(socket, client, admitted, self.uplink.clone(), place))),
-                Err(reason) => refuse(socket, client, &reason),
+                Err(reason) => refuse(socket, client, &self.uplink, ClientRefused::of(&reason)),
             }
         }
     }
@@ -118,36 +119,30 @@ async fn next_client(
     (place, acceptor.accept().await)
 }
 
-fn refuse(socket: TcpStream, client: SocketAddr, reason: &dyn fmt::Display) {
-    tracing::debug!(client.addr = %client, %reason, "client refused");
+fn refuse(socket: TcpStream, client: SocketAddr, uplink: &Uplink, reason: ClientRefused) {
+    uplink.meters().client_refused(reason);
+    tracing::debug!(client.addr = %client, reason = reason.label(), "client refused");
     sockets::reset(socket);
 }
 
 async fn serve(socket: TcpStream, client: SocketAddr, admitted: Admitted, uplink: Uplink, place: OwnedSemaphorePermit) {
     let stream = match wait_for_stream(&socket, admitted, &uplink).await {
         Ok(stream) => stream,
-        Err(reason) => return refuse(socket, client, &reason),
+        Err(reason) => return refuse(socket, client, &uplink, reason),
     };
     drop(place);
     stream.relay(socket).await;
 }
 
 /// A client that gives up while it waits must not cost a dial-in. (One that has sent its end only may still want to hear.)
-async fn wait_for_stream(
-    socket: &TcpStream,
-    admitted: Admitted,
-    uplink: &Uplink,
-) -> Result<OpenStream, Cow<'static, str>> {
+async fn wait_for_stream(socket: &TcpStream, admitted: Admitted, uplink: &Uplink) -> Result<OpenStream, ClientRefused> {
     // One that gave up in the backlog: tokio has heard of no event yet, but the socket knows.
     if !matches!(socket.take_error(), Ok(None)) {
-        return Err("it gave up before it was accepted".into());
+        return Err(ClientRefused::GaveUp);
     }
     tokio::select! {
         biased;
-        _ = socket.ready(Interest::ERROR) => Err("it gave up waiting".into()),
-        stream = uplink.connect(admitted) => stream.map_err(|reason| match reason {
-            NoStream::NoAgent => "no agent came in time".into(),
-            reason => reason.to_string().into(),
-        }),
+        _ = socket.ready(Interest::ERROR) => Err(ClientRefused::GaveUp),
+        stream = uplink.connect(admitted) => stream.map_err(|reason| ClientRefused::of(&reason)),
     }
 }

@@ -2,6 +2,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args as Flags, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
+use tunnel_server::config::AdminListen;
 
 /// Runs tunnels: programs behind NAT ask for one by gRPC and are reached at a public address.
 ///
@@ -23,6 +24,9 @@ pub(crate) struct Run {
     /// Listen here instead of where the config says
     #[arg(short, long, value_name = "IP:PORT", value_parser = socket_addr)]
     pub(crate) listen: Option<SocketAddr>,
+    /// Where metrics, health and readiness answer, instead of where the config says
+    #[arg(long, value_name = "IP:PORT|off")]
+    pub(crate) admin: Option<AdminListen>,
     /// Run without TLS and credentials even where others can connect
     #[arg(long)]
     pub(crate) insecure: bool,

@@ -21,6 +21,7 @@ impl Config {
             ports,
             limits: _, // can be changed
             door,
+            admin,
             backends,
             // In force at once.
             limits: _,
@@ -39,6 +40,7 @@ impl Config {
             ("advertise", *advertise != other.advertise),
             ("ports", *ports != other.ports),
             ("door", *door != other.door),
+            ("admin", *admin != other.admin),
             ("backends", *backends != other.backends),
         ]
         .into_iter()

@@ -5,7 +5,7 @@ use std::{fs, net::IpAddr, path::Path};
 use toml::de::{DeTable, DeValue};
 use tunnel_backends::ports::PortRange;
 
-use super::{Backend, Config, ConfigError, Tls, error::Place};
+use super::{AdminListen, Backend, Config, ConfigError, Tls, error::Place};
 use crate::auth::Credentials;
 
 impl Config {
@@ -57,6 +57,7 @@ impl Config {
         self.check_backends()?;
         self.check_ports()?;
         self.check_exposure()?;
+        self.check_admin()?;
         self.check_limits()
     }
 
@@ -115,6 +116,20 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Metrics tell how busy the server is, and asking for them costs something: strangers have no business there.
+    fn check_admin(&self) -> Result<(), ConfigError> {
+        match self.admin.listen {
+            AdminListen::At(listen) if !listen.ip().is_loopback() && self.admin.allow.is_empty() => impossible(
+                "admin.listen",
+                format!(
+                    "{} can be reached from elsewhere; say who may ask, as networks: admin.allow = [\"10.0.0.0/8\"]",
+                    listen.ip()
+                ),
+            ),
+            _ => Ok(()),
+        }
     }
 
     /// What is missing where others can connect.
@@ -256,6 +271,8 @@ mod tests {
             ("[backends]", &["t.toml:1: backends", "[backends.tcp.tcp]"]),
             ("[ports]\ndial_in = \"20000-20001\"", &["t.toml:2: ports.dial_in", "overlaps"]),
             ("[ports]\nextra_ports = [10000]", &["t.toml:2: ports.extra_ports", "10000"]),
+            ("[admin]\nlisten = \"on\"", &["line 2", "127.0.0.1:8011", "off"]),
+            ("[admin]\nlisten = \"0.0.0.0:8011\"", &["t.toml:2: admin.listen", "admin.allow = ["]),
             ("[door]\nwaiting = 0", &["t.toml:2: door.waiting", "above zero"]),
             ("[limits]\ntunnels = 0", &["t.toml:2: limits.tunnels", "above zero", "unlimited"]),
             ("[limits]\nstreams = -1", &["line 2", "a number", "unlimited"]),

@@ -20,6 +20,7 @@ use crate::{
     carrier::{Admission, Carrier, DialFrom, WhereTo},
     hosts::Advertised,
     lease::Lease,
+    meters::DialInRefused,
     ports::{Choice, PortPool},
     proxy,
     session::{BoxStream, Session, SessionGone},
@@ -102,6 +103,7 @@ impl DialIns {
                 }
                 Ok(place) => self.queue(socket, agent, Some(place)),
                 Err(_) => {
+                    self.uplink.meters().dial_in_refused(DialInRefused::Full);
                     tracing::debug!(agent.addr = %agent, "dial-in reset: as many as may are waiting already");
                     sockets::reset(socket);
                 }
