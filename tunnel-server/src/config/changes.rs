@@ -23,8 +23,6 @@ impl Config {
             door,
             admin,
             backends,
-            // In force at once.
-            limits: _,
         } = self;
         [
             ("listen", *listen != other.listen),
