@@ -13,9 +13,12 @@ use tunnel_api::{
 
 use crate::{
     carrier::{Admission, Carrier, DialFrom, WhereTo},
+    clients::ClientFilter,
     events::Identity,
     front::Front,
+    lease::Lease,
     presence::Lifetime,
+    quotas::{Counted, Share},
     records::Unwritten,
     registry::{AfterRestart, DialIn, Record},
     relay::RelayTimes,
@@ -99,9 +102,11 @@ impl Default for Times {
 impl TunnelBackend for Composed {
     async fn open_tunnel(&self, caller: &Caller, request: OpenTunnel) -> Result<OpenedTunnel, TunnelError> {
         self.tunnels.check_not_draining()?;
+        let share = self.tunnels.quotas.share(caller);
+        share.ask_to_open()?;
         let request = self.without_what_makes_no_difference(request);
         self.check(&request)?;
-        let Some(name) = &request.name else { return self.open_new(caller, request).await };
+        let Some(name) = &request.name else { return self.open_new(caller, request, share).await };
 
         let _turn = self.tunnels.turn(&caller.owner, name).await;
         if let Some(parked) = self.tunnels.parked.by_name(&caller.owner, name) {
@@ -114,7 +119,7 @@ impl TunnelBackend for Composed {
                 Ok(opened) => return Ok(opened),
             }
         }
-        self.open_new(caller, request).await
+        self.open_new(caller, request, share).await
     }
 
     async fn get_tunnel_address(&self, caller: &Caller, uri: &TunnelUri) -> Result<PublicAddress, TunnelError> {
@@ -143,9 +148,11 @@ impl TunnelBackend for Composed {
 impl Composed {
     /// Publishes the address, admits the agents, and has the tunnel recorded and put on the table. Up to that last step
     /// everything is held by leases in this future alone, so that dropping it undoes everything.
-    async fn open_new(&self, caller: &Caller, request: OpenTunnel) -> Result<OpenedTunnel, TunnelError> {
+    async fn open_new(&self, caller: &Caller, request: OpenTunnel, share: Share) -> Result<OpenedTunnel, TunnelError> {
         let front = self.front(&request.address)?;
+        let clients = ClientFilter::new(&request.client_allow, &request.client_deny);
         for _ in 0..SAME_URI_TRIES {
+            let counted = Lease::holding(share.take(Counted::Tunnels)?);
             let about = Identity {
                 id: new_id(),
                 owner: caller.owner.clone(),
@@ -153,7 +160,13 @@ impl Composed {
                 backend: self.name.clone(),
             };
             let news = self.tunnels.news(about);
-            let uplink = Uplink::new(self.uplink_terms(&request), self.lifetime(&request), news.clone());
+            let uplink = Uplink::new(
+                self.uplink_terms(&request),
+                self.lifetime(&request),
+                news.clone(),
+                clients.clone(),
+                share.clone(),
+            );
             let dial_from = DialFrom::new(self.networks(caller, &request));
 
             let (address, published) = front.publish(caller, &request.address, uplink.clone()).await?;
@@ -166,7 +179,7 @@ impl Composed {
             let terms = Terms::of(request.clone());
             let tunnel = Tunnel::new(news, (uri, address), terms, dial_from, uplink, opening);
             let opened = tunnel.opened();
-            match self.tunnels.open(Arc::new(tunnel), vec![admitted, published]).await {
+            match self.tunnels.open(Arc::new(tunnel), vec![admitted, published, counted]).await {
                 Ok(()) => return Ok(opened),
                 Err(NotOpened::Refused(error)) => return Err(error),
                 Err(NotOpened::SameUri) => {}
@@ -204,7 +217,11 @@ impl Composed {
             backend: self.name.clone(),
         };
         let news = self.tunnels.news(about);
-        let uplink = Uplink::new(self.uplink_terms(&request), self.lifetime(&request), news.clone());
+        let share = self.tunnels.quotas.share(&record.caller());
+        // It was let in before, whatever the limits are now.
+        let counted = Lease::holding(share.take_again(Counted::Tunnels));
+        let clients = ClientFilter::new(&request.client_allow, &request.client_deny);
+        let uplink = Uplink::new(self.uplink_terms(&request), self.lifetime(&request), news.clone(), clients, share);
         uplink.resume();
         let dial_from = DialFrom::new(record.dial_from.clone());
 
@@ -216,7 +233,14 @@ impl Composed {
         };
         let admission = self.admission(&request, &record.id, &dial_from, &record.address, dial_in);
         let admitted = self.carrier.admit(&record.caller(), admission, uplink.clone());
-        let (uri, admitted) = admitted.map_err(Unrestored::DialIn)?;
+        let (uri, admitted) = match admitted {
+            Ok(admitted) => admitted,
+            Err(error) => {
+                // Its port is free when the next attempt asks for it.
+                published.release().await;
+                return Err(Unrestored::DialIn(error));
+            }
+        };
         if uri.scheme() != record.dial_in.scheme {
             let why = format!("backend {} was another kind of backend before", self.name);
             return Err(Unrestored::Address(TunnelError::internal("restoring a tunnel", why)));
@@ -229,7 +253,7 @@ impl Composed {
         let (address, terms) = (record.address.clone(), record.terms.clone());
         let tunnel = Tunnel::new(news, (uri, address), terms, dial_from, uplink, opening);
         self.tunnels
-            .take_back(Arc::new(tunnel), vec![admitted, published], has_moved)
+            .take_back(Arc::new(tunnel), vec![admitted, published, counted], has_moved)
             .await
             .map_err(Unrestored::Address)
     }

@@ -181,8 +181,13 @@ async fn accept(mut acceptor: Acceptor, hall: Arc<Hall>, tasks: TaskTracker) {
         };
         let arrival = Arrival(Instant::now());
         let seat = hall.lobby.enter(peer.ip());
+        let was_full = seat.was_anothers();
         let (hall, cut) = (hall.clone(), hall.cut.clone());
         tasks.spawn(async move { cut.run_until_cancelled(receive(socket, peer, arrival, seat, hall)).await });
+        if was_full {
+            // Let whoever had the seat hang up, or a crowd takes up more descriptors than there are seats.
+            tokio::task::yield_now().await;
+        }
     }
 }
 

@@ -17,6 +17,8 @@ pub mod sockets;
 #[cfg(feature = "serve")]
 pub mod acceptor;
 #[cfg(feature = "serve")]
+mod clients;
+#[cfg(feature = "serve")]
 mod closed;
 #[cfg(feature = "serve")]
 pub mod composed;
@@ -44,6 +46,8 @@ pub mod ports;
 mod presence;
 #[cfg(feature = "serve")]
 pub mod quarantine;
+#[cfg(feature = "serve")]
+pub mod quotas;
 #[cfg(feature = "serve")]
 mod records;
 #[cfg(feature = "serve")]

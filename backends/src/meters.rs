@@ -16,6 +16,8 @@ use tunnel_api::{CloseReason, StreamEnd};
 
 pub use scrape::OpenTunnels;
 
+use crate::uplink::NoStream;
+
 /// The counts of one server.
 #[derive(Debug)]
 pub struct Meters {
@@ -157,17 +159,33 @@ impl Drop for Waits {
 pub(crate) enum ClientRefused {
     NoAgent,
     Retired,
+    KeptOut,
+    LimitReached,
     GaveUp,
 }
 
 impl ClientRefused {
-    const ALL: [Self; 3] = [Self::NoAgent, Self::Retired, Self::GaveUp];
+    const ALL: [Self; 5] = [Self::NoAgent, Self::Retired, Self::KeptOut, Self::LimitReached, Self::GaveUp];
 
-    pub(crate) fn label(self) -> &'static str {
+    fn label(self) -> &'static str {
         match self {
             Self::NoAgent => "no_agent",
             Self::Retired => "retired",
+            Self::KeptOut => "kept_out",
+            Self::LimitReached => "limit_reached",
             Self::GaveUp => "gave_up",
+        }
+    }
+}
+
+impl From<Option<&NoStream>> for ClientRefused {
+    fn from(reason: Option<&NoStream>) -> Self {
+        match reason {
+            None => Self::GaveUp,
+            Some(NoStream::NoAgent) => Self::NoAgent,
+            Some(NoStream::Retired) => Self::Retired,
+            Some(NoStream::KeptOut) => Self::KeptOut,
+            Some(NoStream::LimitReached(_)) => Self::LimitReached,
         }
     }
 }

@@ -138,6 +138,10 @@ impl Recorded {
     /// Writes the record. If the caller goes away meanwhile, it is written nevertheless, and whoever [ends](Self::end) it
     /// comes after that.
     pub(crate) async fn write(&self, record: Record) -> Result<(), Unwritten> {
+        if self.records.tasks.len() >= PENDING {
+            self.records.note(&Err(StateError::TimedOut));
+            return Err(Unwritten::Failed(unavailable()));
+        }
         let written = timeout(WRITE, async {
             let mut state = self.state.clone().lock_owned().await;
             if *state == State::Over {
@@ -261,11 +265,15 @@ fn unavailable() -> TunnelError {
 /// For a record to be written. A disk that takes longer is as good as none.
 const WRITE: Duration = Duration::from_secs(10);
 
+/// Tasks that write or wait to. Those who stop waiting leave theirs behind, and a disk that never answers must not collect them
+/// without end. Each is about 2 KiB.
+const PENDING: usize = 10_000;
+
 /// For one to be removed, before whoever closes the tunnel is told that it is.
 const REMOVAL: Duration = Duration::from_secs(5);
 
-/// Between attempts to remove one. They are as many as there were tunnels when the disk failed, because none is opened until
-/// it works again.
+/// Between attempts to remove one. They are as many as there were tunnels when the disk failed: until it works again none is
+/// opened, and of one that is refused there is nothing to be removed.
 const RETRY: Duration = Duration::from_secs(10);
 
 /// For what is being written when the server ends.

@@ -95,6 +95,18 @@ impl Sessions {
         }
     }
 
+    /// Takes a place if one is free and nobody waits for it.
+    pub(crate) fn take_at_once(self: &Arc<Self>) -> Option<Place> {
+        // None is free while anybody waits: then a place that becomes free is theirs.
+        while let Ok(permit) = self.places.try_acquire() {
+            permit.forget();
+            if let Some(place) = self.pick(&[]) {
+                return Some(place);
+            }
+        }
+        None
+    }
+
     /// Waits for a place in a session that is none of these, and takes it. Whoever waits in [`take`](Self::take) goes first.
     pub(crate) async fn take_other(self: &Arc<Self>, tried: &[u64]) -> Place {
         let mut freed = self.freed.subscribe();

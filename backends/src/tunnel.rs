@@ -175,6 +175,7 @@ impl Tunnel {
             bytes_to_agent: counts.to_agent,
             bytes_to_client: counts.to_client,
             strangers: counts.strangers,
+            refused_clients: counts.refused_clients,
             open_time: self.open_time,
             expire_time: presence.expiry.map(|expiry| expiry.time),
             labels: self.terms.labels.clone(),

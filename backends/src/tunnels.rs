@@ -28,6 +28,7 @@ use crate::{
     naming::{Naming, Turn},
     parked::Parked,
     quarantine::{Claim, Forgotten, GivenUpBy, Quarantine},
+    quotas::Quotas,
     records::{Records, Unfinished, Unwritten},
     registry::{InMemory, Record, Registry},
     tunnel::{Recording, Tunnel},
@@ -38,6 +39,7 @@ use crate::{
 pub struct Tunnels {
     table: Mutex<Table>,
     events: Events,
+    pub(crate) quotas: Arc<Quotas>,
     naming: Naming,
     records: Arc<Records>,
     quarantine: Arc<Quarantine>,
@@ -78,19 +80,44 @@ pub(crate) struct Scope {
     pub(crate) backend: Arc<str>,
 }
 
+/// What a table of tunnels is given.
+#[derive(Debug, Clone)]
+pub struct TunnelsConfig {
+    /// Where tunnels are recorded.
+    pub registry: Arc<dyn Registry>,
+    /// Remembers the addresses that they give up; the pools that hand them out are to share it.
+    pub quarantine: Arc<Quarantine>,
+    /// What their owners are held to.
+    pub quotas: Arc<Quotas>,
+    /// Where it is counted what happens to them.
+    pub meters: Arc<Meters>,
+}
+
+impl Default for TunnelsConfig {
+    /// Nothing outlives the process, nothing is remembered, and there are no limits.
+    fn default() -> Self {
+        Self {
+            registry: Arc::new(InMemory),
+            quarantine: Quarantine::new(Duration::ZERO),
+            quotas: Quotas::unlimited(),
+            meters: Arc::default(),
+        }
+    }
+}
+
 impl Tunnels {
-    /// No tunnels yet, and none that outlive the process.
+    /// No tunnels yet, none that outlive the process, and no limits.
     pub fn new() -> Arc<Self> {
-        Self::recorded(Arc::new(InMemory), Quarantine::new(Duration::ZERO), Arc::default())
+        Self::with(TunnelsConfig::default())
     }
 
-    /// No tunnels yet. They will be recorded in this registry, and the addresses that they give up are remembered by this
-    /// quarantine, which the pools that hand them out are to share. What
-    /// happens to them is counted there.
-    pub fn recorded(registry: Arc<dyn Registry>, quarantine: Arc<Quarantine>, meters: Arc<Meters>) -> Arc<Self> {
+    /// No tunnels yet.
+    pub fn with(config: TunnelsConfig) -> Arc<Self> {
+        let TunnelsConfig { registry, quarantine, quotas, meters } = config;
         Arc::new(Self {
             table: Mutex::default(),
             events: Events::new(meters),
+            quotas,
             naming: Naming::default(),
             records: Records::new(registry),
             quarantine,

@@ -14,7 +14,7 @@ use tokio::{
     sync::oneshot,
     time::timeout,
 };
-use tunnel_agent::{Agent, Tunnel, TunnelListener, TunnelStream};
+use tunnel_agent::{Agent, AgentState, Tunnel, TunnelListener, TunnelStream};
 use tunnel_api::{
     Caller, OpenTunnel, OpenedTunnel, Page, TunnelBackend,
     rpc::{Connect, ConnectError, RemoteBackend},
@@ -24,6 +24,7 @@ use tunnel_server::{Config, Running, Server, config::HostPort};
 use tunnel_tests::{
     certificates::Certificates,
     client::{Ended, ask, at, get, hear_out},
+    credentials::CredentialsFile,
     detour::Detour,
     limit::within,
     server::server_with,
@@ -31,6 +32,7 @@ use tunnel_tests::{
 
 each_backend! {
     a_tunnel_over_tls_serves_its_clients
+    an_agent_whose_token_is_revoked_ends_for_good
 }
 
 async fn tls_server(certificates: &Certificates) -> Running {
@@ -70,6 +72,25 @@ async fn a_tunnel_over_tls_serves_its_clients(backend: &str) {
         served.unwrap();
         assert!(answer.unwrap() == question, "another answer");
     }
+}
+
+async fn an_agent_whose_token_is_revoked_ends_for_good(backend: &str) {
+    let (certificates, credentials) = (Certificates::new(), CredentialsFile::new());
+    let token = credentials.add("alice");
+    let server = server_with(|config| {
+        certificates.serve(config);
+        config.credentials = Some(credentials.path());
+    })
+    .await;
+    let agent = Agent::builder(server.url()).trust(certificates.trust()).token(token.expose());
+    let tunnel = agent.connect().await.unwrap().open(Tunnel::tcp().backend(backend).name("blog")).await.unwrap();
+    let mut state = tunnel.state();
+    state.wait_for(|state| *state == AgentState::Online).await.unwrap();
+
+    credentials.revoke("alice");
+
+    let end = *state.wait_for(|state| state.is_final()).await.unwrap();
+    assert_eq!(end, AgentState::Refused);
 }
 
 #[tokio::test]

@@ -10,11 +10,13 @@ use tunnel_backends::{
     meters::Meters,
     mux::MuxConfig,
     ports::PortPool,
+    process,
     quarantine::Quarantine,
+    quotas::Quotas,
     registry::Registry,
     tcp::TcpConfig,
     tickets::Tickets,
-    tunnels::Tunnels,
+    tunnels::{Tunnels, TunnelsConfig},
 };
 
 use crate::{
@@ -25,6 +27,7 @@ use crate::{
 /// The parts of a server, before anything is accepted.
 pub(crate) struct Parts {
     pub(crate) tunnels: Arc<Tunnels>,
+    pub(crate) quotas: Arc<Quotas>,
     /// The backends behind the router, to be restored.
     pub(crate) composed: Vec<Arc<Composed>>,
     pub(crate) router: Router,
@@ -42,7 +45,15 @@ pub(crate) fn assemble(
 ) -> Result<Parts, StartError> {
     let quarantine = Quarantine::new(config.quarantine);
     let meters = Arc::new(Meters::default());
-    let tunnels = Tunnels::recorded(registry, quarantine.clone(), meters.clone());
+    // As `main` has left it; a program with a server inside has its own idea of it.
+    let descriptors = process::descriptor_limit();
+    let quotas = Quotas::new(config.limits.overall(descriptors), config.limits.of_owner());
+    let tunnels = Tunnels::with(TunnelsConfig {
+        registry,
+        quarantine: quarantine.clone(),
+        quotas: quotas.clone(),
+        meters: meters.clone(),
+    });
     let gate = Gate::with_tickets(tickets);
     let (public, extra) = (config.ports.public.clone(), config.ports.extra_ports.clone());
     let shared = Shared {
@@ -59,7 +70,7 @@ pub(crate) fn assemble(
     let router = Router::new(backends, config.default_backend().unwrap_or_default())?;
     let door = DoorTerms {
         first_unit: config.door.first_unit,
-        waiting: config.door.waiting,
+        waiting: seats(config.door.waiting, descriptors),
         waiting_per_source: config.door.waiting_per_source,
         trusted_proxies: config.trusted_proxies.clone().into(),
         idle: config.door.idle,
@@ -67,7 +78,8 @@ pub(crate) fn assemble(
         tls: config.server_tls()?,
         encryption: encryption(config),
     };
-    Ok(Parts { tunnels, composed, router, gate, door, meters })
+    tracing::debug!(?descriptors, limits = ?config.limits.overall(descriptors), door.waiting, "limits of all together");
+    Ok(Parts { tunnels, quotas, composed, router, gate, door, meters })
 }
 
 /// Whoever can come encrypted has to, unless the config says that it does not matter.
@@ -78,6 +90,11 @@ fn encryption(config: &Config) -> Encryption {
     } else {
         Encryption { terminated_by, ..Encryption::default() }
     }
+}
+
+/// Silent connections at the door must make room before they have used up the descriptors of everybody else.
+fn seats(configured: usize, descriptors: Option<usize>) -> usize {
+    configured.min(descriptors.map_or(usize::MAX, |descriptors| descriptors / 4)).max(1)
 }
 
 /// What all backends share.

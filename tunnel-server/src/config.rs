@@ -6,6 +6,7 @@ mod backends;
 mod changes;
 mod error;
 mod file;
+mod limits;
 mod values;
 
 use std::{
@@ -27,6 +28,8 @@ use tunnel_backends::{
 pub use admin::{Admin, AdminListen};
 pub use backends::{Mux, Tcp};
 pub use error::ConfigError;
+pub use limits::{Cap, Limits, OwnerLimits};
+pub use values::Size;
 
 /// The server's config.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -63,6 +66,8 @@ pub struct Config {
     pub door: Door,
     /// The listener for those who look after the server.
     pub admin: Admin,
+    /// How much the server gives out, in all and to each owner.
+    pub limits: Limits,
     /// The backends, by the names that requests choose them by.
     pub backends: BTreeMap<String, Backend>,
 }
@@ -189,6 +194,7 @@ impl Default for Config {
             ports: Ports::default(),
             door: Door::default(),
             admin: Admin::default(),
+            limits: Limits::default(),
             backends: BTreeMap::from([
                 ("tcp".to_owned(), Backend::Tcp(Tcp::default())),
                 ("mux".to_owned(), Backend::Mux(Mux::default())),

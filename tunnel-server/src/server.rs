@@ -7,6 +7,8 @@ use tunnel_api::{NoDefault, TunnelBackend};
 use tunnel_backends::{
     door::Door,
     ports::PortRange,
+    process,
+    quotas::Quotas,
     registry::{Directory, InMemory, Registry, StateError},
     restore::restore,
     sockets,
@@ -18,8 +20,8 @@ use crate::{
     admin::Admin,
     assemble::{Parts, assemble},
     audit::{Audit, Audited},
-    auth::{Guard, Keyring, revoke},
-    config::{AdminListen, Config, ConfigError},
+    auth::{Guard, Keyring, allot, enforce},
+    config::{AdminListen, Config, ConfigError, Limits},
     ephemeral,
     metrics::{self, Calls},
     rpc,
@@ -33,6 +35,7 @@ pub struct Server;
 pub struct Running {
     door: Door,
     tunnels: Arc<Tunnels>,
+    quotas: Arc<Quotas>,
     backend: Arc<dyn TunnelBackend>,
     audit: Arc<Audit>,
     admin: Option<Admin>,
@@ -90,7 +93,7 @@ impl Server {
         let admin = listen_for_admin(&config)?;
         let registry = registry(config.state.as_deref()).await?;
         let loaded = registry.load().await?;
-        let Parts { tunnels, composed, router, gate, door, meters } =
+        let Parts { tunnels, quotas, composed, router, gate, door, meters } =
             assemble(&config, addr, registry, loaded.tickets.clone())?;
         // Nobody is let in yet: connections wait in the kernel's backlog.
         restore(&tunnels, &composed, loaded).await;
@@ -108,10 +111,12 @@ impl Server {
         let (stop, background) = (CancellationToken::new(), TaskTracker::new());
         background.spawn(stop.clone().run_until_cancelled_owned(audit.clone().follow()));
         if let Some(keyring) = &keyring {
+            allot(keyring, &quotas);
             background.spawn(stop.clone().run_until_cancelled_owned(keyring.clone().follow()));
-            background.spawn(stop.clone().run_until_cancelled_owned(revoke(
+            background.spawn(stop.clone().run_until_cancelled_owned(enforce(
                 keyring.clone(),
                 tunnels.clone(),
+                quotas.clone(),
                 audit.clone(),
             )));
         }
@@ -121,7 +126,7 @@ impl Server {
         let door = Door::open(listener, door, http).map_err(cannot_listen)?;
         let admin = admin.map(|listener| Admin::open(listener, config.admin.allow.clone(), shown)).transpose();
         let admin = admin.map_err(cannot_listen)?;
-        Ok(Running { door, tunnels, backend, audit, admin, health, keyring, tls, config, stop, background })
+        Ok(Running { door, tunnels, quotas, backend, audit, admin, health, keyring, tls, config, stop, background })
     }
 }
 
@@ -154,7 +159,13 @@ impl Running {
         self.backend.clone()
     }
 
-    /// Puts into force what can be changed while it runs (credentials, certificates), and gives the keys of `config` that
+    /// What is in use, and the limits of single owners.
+    pub fn quotas(&self) -> &Arc<Quotas> {
+        &self.quotas
+    }
+
+    /// Puts into force what can be changed while it runs (credentials,
+    /// certificates, limits), and gives the keys of `config` that
     /// cannot: they wait for the next start. What is no good changes nothing.
     pub fn reload(&self, config: &Config) -> Result<Vec<&'static str>, ConfigError> {
         config.check()?;
@@ -162,10 +173,20 @@ impl Running {
         if let Some(keyring) = &self.keyring {
             keyring.reload()?;
         }
+        self.hold_to(&config.limits);
         if let Some(tls) = &self.tls {
             tls.reload()?;
         }
         Ok(self.config.fixed_differences(config))
+    }
+
+    /// From now on these. What is beyond them already goes on; nothing new is let in until it is not.
+    pub fn hold_to(&self, limits: &Limits) {
+        self.quotas.set_overall(limits.overall(process::descriptor_limit()));
+        self.quotas.set_owner_default(limits.of_owner());
+        if let Some(keyring) = &self.keyring {
+            allot(keyring, &self.quotas);
+        }
     }
 
     /// Stops: says so to health checks and watchers, takes no more clients, lets running streams end for as long as the

@@ -41,6 +41,7 @@ pub(super) struct Seat {
     lobby: Arc<Lobby>,
     number: u64,
     source: Source,
+    was_anothers: bool,
     evict: CancellationToken,
 }
 
@@ -54,9 +55,11 @@ impl Lobby {
         let source = self.source(ip);
         let mut waiting = self.lock();
         let from_there = waiting.sources.get(&source).map_or(0, VecDeque::len);
-        if source != Source::Many && from_there >= self.seats_per_source {
+        let source_is_full = source != Source::Many && from_there >= self.seats_per_source;
+        let is_full = waiting.evict.len() >= self.seats;
+        if source_is_full {
             waiting.evict_oldest_of(source);
-        } else if waiting.evict.len() >= self.seats {
+        } else if is_full {
             waiting.evict_oldest_of_most();
         }
         let number = waiting.next;
@@ -64,7 +67,7 @@ impl Lobby {
         let evict = CancellationToken::new();
         waiting.evict.insert(number, evict.clone());
         waiting.sources.entry(source).or_default().push_back(number);
-        Seat { lobby: self.clone(), number, source, evict }
+        Seat { lobby: self.clone(), number, source, was_anothers: source_is_full || is_full, evict }
     }
 
     fn source(&self, ip: IpAddr) -> Source {
@@ -109,6 +112,11 @@ impl Waiting {
 }
 
 impl Seat {
+    /// Whether somebody had to go for it.
+    pub(super) fn was_anothers(&self) -> bool {
+        self.was_anothers
+    }
+
     /// Resolves when the seat has been given to somebody else.
     pub(super) async fn evicted(&self) {
         self.evict.cancelled().await;

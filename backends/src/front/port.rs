@@ -16,10 +16,9 @@ use crate::{
     front::Front,
     hosts::Advertised,
     lease::Lease,
-    meters::ClientRefused,
     ports::{Choice, PortLease, PortPool},
     sockets,
-    uplink::{ClientInfo, NoStream, OpenStream, Uplink},
+    uplink::{Admitted, ClientInfo, NoStream, OpenStream, Uplink},
 };
 
 /// Gives each tunnel a public port of its own.
@@ -99,7 +98,10 @@ impl Clients {
             };
             let Ok(local) = socket.local_addr() else { continue };
             let info = ClientInfo { client_addr: client, public_addr: sockets::canonical(local) };
-            self.tasks.spawn(serve(socket, info, self.uplink.clone(), place));
+            match self.uplink.admit(info) {
+                Ok(admitted) => drop(self.tasks.spawn(serve(socket, client, admitted, self.uplink.clone(), place))),
+                Err(reason) => refuse(socket, client, &self.uplink, Some(&reason)),
+            }
         }
     }
 }
@@ -116,31 +118,38 @@ async fn next_client(
     (place, acceptor.accept().await)
 }
 
-async fn serve(socket: TcpStream, client: ClientInfo, uplink: Uplink, place: OwnedSemaphorePermit) {
-    let stream = match wait_for_stream(&socket, client, &uplink).await {
+/// By whatever refuses it, or by itself.
+fn refuse(socket: TcpStream, client: SocketAddr, uplink: &Uplink, reason: Option<&NoStream>) {
+    uplink.meters().client_refused(reason.into());
+    match reason {
+        Some(reason) => tracing::debug!(client.addr = %client, %reason, "client refused"),
+        None => tracing::debug!(client.addr = %client, "client gave up"),
+    }
+    sockets::reset(socket);
+}
+
+async fn serve(socket: TcpStream, client: SocketAddr, admitted: Admitted, uplink: Uplink, place: OwnedSemaphorePermit) {
+    let stream = match wait_for_stream(&socket, admitted, &uplink).await {
         Ok(stream) => stream,
-        Err(reason) => {
-            uplink.meters().client_refused(reason);
-            tracing::debug!(client.addr = %client.client_addr, reason = reason.label(), "client refused");
-            return sockets::reset(socket);
-        }
+        Err(reason) => return refuse(socket, client, &uplink, reason.as_ref()),
     };
     drop(place);
     stream.relay(socket).await;
 }
 
-/// A client that gives up while it waits must not cost a dial-in. (One that has sent its end only may still want to hear.)
-async fn wait_for_stream(socket: &TcpStream, client: ClientInfo, uplink: &Uplink) -> Result<OpenStream, ClientRefused> {
+/// Nothing is an error: it gave up. A client that gives up while it waits must not cost a dial-in. (One that has sent its end only may still want to hear.)
+async fn wait_for_stream(
+    socket: &TcpStream,
+    admitted: Admitted,
+    uplink: &Uplink,
+) -> Result<OpenStream, Option<NoStream>> {
     // One that gave up in the backlog: tokio has heard of no event yet, but the socket knows.
     if !matches!(socket.take_error(), Ok(None)) {
-        return Err(ClientRefused::GaveUp);
+        return Err(None);
     }
     tokio::select! {
         biased;
-        _ = socket.ready(Interest::ERROR) => Err(ClientRefused::GaveUp),
-        stream = uplink.connect(client) => stream.map_err(|reason| match reason {
-            NoStream::NoAgent => ClientRefused::NoAgent,
-            NoStream::Retired => ClientRefused::Retired,
-        }),
+        _ = socket.ready(Interest::ERROR) => Err(None),
+        stream = uplink.connect(admitted) => stream.map_err(Some),
     }
 }

@@ -82,11 +82,7 @@ impl Registry for Directory {
 
     async fn remove(&self, id: &TunnelId) -> Result<(), StateError> {
         let name = file_name(id)?;
-        self.run(move |files| {
-            unlink(&files.tunnels.join(name))?;
-            sync_dir(&files.tunnels)
-        })
-        .await
+        self.run(move |files| if unlink(&files.tunnels.join(name))? { sync_dir(&files.tunnels) } else { Ok(()) }).await
     }
 
     async fn give_up(&self, id: &TunnelId, until: SystemTime) -> Result<(), StateError> {
@@ -96,7 +92,7 @@ impl Registry for Directory {
 
     async fn forget(&self, id: &TunnelId, until: SystemTime) -> Result<(), StateError> {
         let name = given_up_name(id, until)?;
-        self.run(move |files| unlink(&files.given_up.join(name))).await
+        self.run(move |files| unlink(&files.given_up.join(name)).map(|_| ())).await
     }
 
     async fn close(&self) {
@@ -176,7 +172,7 @@ impl Files {
     fn move_away(&self, from: &Path, to: &Path) -> Result<(), StateError> {
         match fs::rename(from, to) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(_) => unlink(from),
+            Err(_) => unlink(from).map(|_| ()),
             Ok(()) => sync_dir(&self.given_up),
         }?;
         sync_dir(&self.tunnels)
@@ -263,10 +259,13 @@ fn new_file() -> OpenOptions {
     options
 }
 
-fn unlink(path: &Path) -> Result<(), StateError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
-        _ => Ok(()),
+/// Says whether there was anything.
+fn unlink(path: &Path) -> Result<bool, StateError> {
+    // Looked for first, because a read-only disk refuses to remove even what is not there.
+    match fs::symlink_metadata(path).and_then(|_| fs::remove_file(path)) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(failed("remove", path)(error)),
     }
 }
 
@@ -301,10 +300,12 @@ const MAX_RECORD: u64 = 1 << 20;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::{registry::record::tests::record, testing::Scratch};
+    use tempfile::{TempDir, tempdir};
 
-    async fn open(scratch: &Scratch) -> Directory {
+    use super::*;
+    use crate::registry::record::tests::record;
+
+    async fn open(scratch: &TempDir) -> Directory {
         Directory::open(&scratch.path().join("state")).await.expect("a directory of our own")
     }
 
@@ -320,7 +321,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_put_is_there_later_and_what_was_removed_is_not() {
-        let scratch = Scratch::new();
+        let scratch = tempdir().unwrap();
         let directory = open(&scratch).await;
         let ticket = directory.load().await.unwrap().tickets.issue(&id("t-1"));
         for (id, port) in [("t-1", 1), ("t-2", 2), ("t-3", 3), ("t-2", 4)] {
@@ -340,7 +341,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_that_is_given_up_is_there_until_it_is_forgotten() {
-        let scratch = Scratch::new();
+        let scratch = tempdir().unwrap();
         let directory = open(&scratch).await;
         let until = UNIX_EPOCH + Duration::from_secs(4_000_000_000);
         directory.put(&record("t.1", 1)).await.unwrap();
@@ -361,7 +362,7 @@ mod tests {
 
     #[tokio::test]
     async fn two_servers_cannot_have_one_directory() {
-        let scratch = Scratch::new();
+        let scratch = tempdir().unwrap();
         let first = open(&scratch).await;
         let second = Directory::open(&scratch.path().join("state")).await;
         assert!(matches!(&second, Err(StateError::Locked { dir }) if dir.ends_with("state")), "{second:?}");
@@ -371,7 +372,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_crash_left_half_written_is_removed() {
-        let scratch = Scratch::new();
+        let scratch = tempdir().unwrap();
         let directory = open(&scratch).await;
         directory.load().await.unwrap();
         let draft = directory.files.tunnels.join(".t-1.json");
@@ -392,7 +393,7 @@ mod tests {
             ("given-up/t-1.json", &whole, "until when"),
         ];
         for (name, content, expected) in cases {
-            let scratch = Scratch::new();
+            let scratch = tempdir().unwrap();
             let directory = open(&scratch).await;
             fs::write(directory.files.root.join(name), content).unwrap();
             let refusal = directory.load().await.unwrap_err().to_string();
@@ -402,7 +403,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_the_key_no_recorded_tunnel_is_restored() {
-        let scratch = Scratch::new();
+        let scratch = tempdir().unwrap();
         let directory = open(&scratch).await;
         directory.load().await.unwrap();
         directory.put(&record("t-1", 1)).await.unwrap();
@@ -415,7 +416,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_cannot_be_written_leaves_nothing() {
-        let scratch = Scratch::new();
+        let scratch = tempdir().unwrap();
         let directory = open(&scratch).await;
         // Something is in the way of the file.
         fs::create_dir_all(directory.files.tunnels.join("t-1.json/x")).unwrap();
@@ -429,7 +430,7 @@ mod tests {
     #[tokio::test]
     async fn nobody_else_can_read_it() {
         use std::os::unix::fs::PermissionsExt;
-        let scratch = Scratch::new();
+        let scratch = tempdir().unwrap();
         let directory = open(&scratch).await;
         directory.load().await.unwrap();
         directory.put(&record("t-1", 1)).await.unwrap();

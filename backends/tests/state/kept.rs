@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tunnel_api::{TunnelError, TunnelRef};
-use tunnel_backends::testing::{Stage, within};
+use tunnel_backends::testing::{Stage, eventually, within};
 
 use crate::site::{Site, at_port, named_on, on};
 
@@ -59,7 +59,7 @@ async fn a_restart_forgets_no_such_port() {
         // Once it is a tunnel's again, the tunnel's record says whose it is.
         let server = site.start().await;
         server.owner("alice").try_open(at_port(port, named_on("mux", "again"))).await.unwrap();
-        tunnel_backends::testing::eventually("it to be forgotten", async || site.given_up().is_empty()).await;
+        eventually("it to be forgotten", async || site.given_up().is_empty()).await;
         assert_eq!(site.records().len(), 1);
     })
     .await;

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use tunnel_api::{TunnelError, TunnelRef};
-use tunnel_backends::{sockets, testing::within};
+use tunnel_backends::{
+    sockets,
+    testing::{eventually, within},
+};
 
 use crate::site::{Server, Site, at_port, identity, named_on, on};
 
@@ -109,10 +112,7 @@ async fn whoever_gets_the_address_of_a_tunnel_that_waits_takes_its_place() {
 
         let server = without_mux(&site).await;
         let next = server.stage.try_open(at_port(tunnel.address.port(), named_on("tcp", "next"))).await.unwrap();
-        tunnel_backends::testing::eventually("the other record to be gone", async || {
-            site.records() == [format!("{}.json", next.id)]
-        })
-        .await;
+        eventually("the other record to be gone", async || site.records() == [format!("{}.json", next.id)]).await;
     })
     .await;
 }

@@ -16,15 +16,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tunnel_api::{Caller, OpenTunnel, TunnelBackend, TunnelError, TunnelRef};
 use tunnel_backends::{
     ports::{PortPool, PortRange},
-    quarantine::Quarantine,
     tcp::TcpConfig,
     testing::{Stage, TestAgent, connect, echo, eventually, rig::free_ports, rig::is_free, within},
-    tunnels::Tunnels,
+    tunnels::{Tunnels, TunnelsConfig},
 };
 
 use crate::{
     registries::{Flaky, Silent},
-    site::{Site, identity, named_on, on},
+    site::{Site, at_port, identity, named_on, on},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -47,7 +46,7 @@ async fn a_full_disk_refuses_new_tunnels_and_disturbs_no_stream() {
         // Then what would have to be recorded is refused, leaves nothing, and the rest goes on.
         let port = site.public.end();
         for wanted in [on("mux"), on("tcp"), named_on("mux", "new"), named_on("tcp", "new")] {
-            let wanted = crate::site::at_port(*port, wanted);
+            let wanted = at_port(*port, wanted);
             match stage.try_open(wanted).await {
                 Err(TunnelError::Unavailable { why, retry_after }) => {
                     assert!(why.contains("cannot write its state") && retry_after.is_some(), "{why}");
@@ -88,7 +87,7 @@ async fn a_tunnel_closes_even_if_its_record_cannot_be_removed() {
         // Another one may be at its address when the server is started again: then that one counts.
         fails.store(false, Ordering::Relaxed);
         let port = tunnel.address.port();
-        let next = server.owner("bob").try_open(crate::site::at_port(port, on("mux"))).await.unwrap();
+        let next = server.owner("bob").try_open(at_port(port, on("mux"))).await.unwrap();
         server.stop().await;
         let server = site.start().await;
         assert!(server.stage.list().await.is_empty());
@@ -101,7 +100,7 @@ async fn a_tunnel_closes_even_if_its_record_cannot_be_removed() {
 #[tokio::test(start_paused = true)]
 async fn a_disk_that_never_answers_is_as_good_as_none() {
     let pool = || PortPool::new(PortRange::Between(free_ports(4)), BTreeSet::new());
-    let tunnels = Tunnels::recorded(Arc::new(Silent), Quarantine::new(Duration::ZERO), Arc::default());
+    let tunnels = Tunnels::with(TunnelsConfig { registry: Arc::new(Silent), ..TunnelsConfig::default() });
     let backend = TcpConfig::new("tcp", tunnels.clone(), pool(), pool()).build();
     let named = OpenTunnel { name: Some("blog".parse().unwrap()), ..OpenTunnel::default() };
     let refused = backend.open_tunnel(&Caller::embedded(), named).await;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tunnel_api::{Caller, CloseReason, CredentialId, OpenTunnel, TunnelBackend, TunnelError, TunnelRef, TunnelState};
-use tunnel_backends::testing::{TestAgent, connect, echo, hear, say, within};
+use tunnel_backends::testing::{Heard, TestAgent, client::say_all, connect, echo, eventually, hear, within};
 
 use crate::site::{Site, at_port, identity, named_on, on};
 
@@ -53,8 +53,8 @@ async fn a_restart_gives_every_tunnel_back_with_its_id_address_and_ticket() {
         assert_eq!(identity(&named), identity(&before[2]));
         let _agent = TestAgent::dial(&named.uri, 4).serve(echo);
         let mut client = connect(&named.address).await;
-        say(&mut client, b"again").await;
-        assert_eq!(hear(&mut client).await, tunnel_backends::testing::Heard::finished_after(b"again"));
+        say_all(&mut client, b"again").await;
+        assert_eq!(hear(&mut client).await, Heard::finished_after(b"again"));
     })
     .await;
 }
@@ -69,6 +69,12 @@ async fn what_was_closed_stays_closed() {
             server.stage.close(TunnelRef::Id(tunnel.id)).await.unwrap();
             assert_eq!(site.records(), Vec::<String>::new());
         }
+        // So does what has expired.
+        let briefly = OpenTunnel { dial_within: Some(Duration::from_millis(20)), ..named_on("mux", "briefly") };
+        let mut watch = server.stage.watch().await;
+        let tunnel = server.stage.try_open(briefly).await.unwrap();
+        assert_eq!(watch.closed(&tunnel.id).await, CloseReason::NotDialled);
+        assert_eq!(site.records(), Vec::<String>::new());
         server.stop().await;
         assert!(site.start().await.stage.list().await.is_empty());
     })
@@ -114,12 +120,9 @@ async fn who_may_dial_in_is_restored_as_it_was_last() {
         server.stop().await;
 
         let server = site.start().await;
-        let stranger = tokio::net::TcpStream::connect(("127.0.0.1", first.uri.port())).await.unwrap();
-        drop(stranger);
-        tunnel_backends::testing::eventually("the stranger to be counted", async || {
-            server.stage.list().await[0].strangers == 1
-        })
-        .await;
+        // It is reset, perhaps before it knows that it is connected.
+        let _ = tokio::net::TcpStream::connect(("127.0.0.1", first.uri.port())).await;
+        eventually("the stranger to be counted", async || server.stage.list().await[0].strangers == 1).await;
         let third = open(&*server.stage.backend, "192.0.2.2").await;
         assert_eq!((third.id, third.dial_from), (second.id, second.dial_from));
     })

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use tempfile::{TempDir, tempdir};
 use tunnel_api::{AddressRequest, OpenTunnel, OpenedTunnel, Router, TunnelBackend};
 use tunnel_backends::{
     carrier::ptth::Gate,
@@ -18,13 +19,13 @@ use tunnel_backends::{
     registry::{Directory, Registry},
     restore::restore,
     tcp::TcpConfig,
-    testing::{BehindDoor, Scratch, Stage, rig::all_free, rig::free_ports, rig::request},
-    tunnels::Tunnels,
+    testing::{BehindDoor, Stage, rig::all_free, rig::free_ports, rig::request},
+    tunnels::{Tunnels, TunnelsConfig},
 };
 
 /// What stays when the server goes.
 pub(crate) struct Site {
-    scratch: Scratch,
+    scratch: TempDir,
     pub(crate) public: RangeInclusive<u16>,
     pub(crate) dial_in: RangeInclusive<u16>,
     quarantine: Duration,
@@ -35,7 +36,7 @@ impl Site {
         let both = free_ports(24);
         let middle = both.start() + 12;
         Self {
-            scratch: Scratch::new(),
+            scratch: tempdir().expect("a directory"),
             public: *both.start()..=middle - 1,
             dial_in: middle..=*both.end(),
             quarantine: Duration::from_secs(600),
@@ -56,7 +57,7 @@ impl Site {
         let loaded = registry.load().await.expect("what is in it");
         let quarantine = Quarantine::new(self.quarantine);
         let (tunnels, gate) = (
-            Tunnels::recorded(registry, quarantine.clone(), Arc::default()),
+            Tunnels::with(TunnelsConfig { registry, quarantine: quarantine.clone(), ..TunnelsConfig::default() }),
             Gate::with_tickets(loaded.tickets.clone()),
         );
         let range = |ports: &RangeInclusive<u16>| PortRange::Between(ports.clone());

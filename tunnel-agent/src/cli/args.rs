@@ -1,7 +1,8 @@
-use std::num::NonZeroU16;
+use std::{net::IpAddr, num::NonZeroU16};
 
 use clap::{Args as Flags, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
 use clap_complete::Shell;
+use ipnet::IpNet;
 use tunnel_agent::{Target, TargetError};
 use tunnel_api::TunnelName;
 
@@ -61,6 +62,12 @@ pub(crate) struct Tcp {
     /// Tell the local service each client's address, by a PROXY v2 header before its bytes (the service must expect it)
     #[arg(long, value_parser = BoolishValueParser::new(), env = "TNL_PROXY_PROTOCOL", hide_env_values = true)]
     pub(crate) proxy_protocol: bool,
+    /// Let clients of this network in and no others: CIDR, or one address; may be given several times
+    #[arg(long, value_name = "NETWORK", value_parser = network)]
+    pub(crate) allow: Vec<IpNet>,
+    /// Keep clients of this network out, even where --allow lets them in; may be given several times
+    #[arg(long, value_name = "NETWORK", value_parser = network)]
+    pub(crate) deny: Vec<IpNet>,
     /// A note that lists and events show; may be given several times
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     pub(crate) labels: Vec<(String, String)>,
@@ -117,6 +124,11 @@ fn port(text: &str) -> Result<NonZeroU16, TargetError> {
     text.parse().map_err(|_| TargetError::BadPort(text.to_owned()))
 }
 
+fn network(text: &str) -> Result<IpNet, &'static str> {
+    let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    network.map_err(|_| "write a network such as 192.0.2.0/24 or 2001:db8::/32, or an address")
+}
+
 fn label(text: &str) -> Result<(String, String), &'static str> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -151,6 +163,7 @@ Examples:
   tunnel tcp 22
   tunnel tcp 127.0.0.1:5432 --name db --port 21000
   tunnel tcp unix:/run/app.sock
+  tunnel tcp 22 --allow 192.0.2.0/24          clients from there and from nowhere else
   tunnel tcp 3000 > address.txt &             for scripts: stdout is the address and nothing else
 
 Without a name the tunnel closes when the command ends. With one it stays open for a day, the next start gets the same \

@@ -52,6 +52,7 @@ pub(crate) async fn run(args: &Tcp, server: &Server, screen: &Screen) -> Result<
 
 async fn open(args: &Tcp, server: &Server) -> Result<TunnelListener, Failure> {
     let mut tunnel = Tunnel::tcp().port(args.port.map_or(0, u16::from)).sessions(args.sessions.into());
+    tunnel = tunnel.allow_clients(args.allow.iter().copied()).deny_clients(args.deny.iter().copied());
     if let Some(backend) = &args.backend {
         tunnel = tunnel.backend(backend);
     }

@@ -4,7 +4,7 @@ use crate::rig::run;
 
 #[tokio::test]
 async fn wrong_usage_ends_with_2() {
-    let wrong: [&[&str]; 17] = [
+    let wrong: [&[&str]; 18] = [
         &[],
         &["udp", "3000"],
         &["tcp"],
@@ -14,6 +14,7 @@ async fn wrong_usage_ends_with_2() {
         &["tcp", "3000", "--port", "0"],
         &["tcp", "3000", "--name", "no name"],
         &["tcp", "3000", "--label", "=value"],
+        &["tcp", "3000", "--allow", "192.0.2.0/33"],
         &["tcp", "3000", "--output", "xml"],
         &["tcp", "3000", "-q", "-v"],
         &["list", "--server", "ftp://127.0.0.1"],

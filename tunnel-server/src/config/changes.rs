@@ -19,6 +19,7 @@ impl Config {
             quarantine,
             advertise,
             ports,
+            limits: _, // can be changed
             door,
             admin,
             backends,

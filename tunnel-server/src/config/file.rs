@@ -156,6 +156,12 @@ impl Config {
         above_zero("door.idle".to_owned(), self.door.idle.is_zero())?;
         above_zero("door.waiting".to_owned(), self.door.waiting == 0)?;
         above_zero("door.waiting_per_source".to_owned(), self.door.waiting_per_source == 0)?;
+        if let Some((key, why)) = self.limits.wrong() {
+            return impossible(format!("limits.{key}"), why);
+        }
+        if let Some((key, why)) = self.limits.owner.wrong() {
+            return impossible(format!("limits.owner.{key}"), why);
+        }
         for (name, backend) in &self.backends {
             let (kind, waiting_clients, times) = match backend {
                 Backend::Tcp(tcp) => {
@@ -268,6 +274,12 @@ mod tests {
             ("[admin]\nlisten = \"on\"", &["line 2", "127.0.0.1:8011", "off"]),
             ("[admin]\nlisten = \"0.0.0.0:8011\"", &["t.toml:2: admin.listen", "admin.allow = ["]),
             ("[door]\nwaiting = 0", &["t.toml:2: door.waiting", "above zero"]),
+            ("[limits]\ntunnels = 0", &["t.toml:2: limits.tunnels", "above zero", "unlimited"]),
+            ("[limits]\nstreams = -1", &["line 2", "a number", "unlimited"]),
+            ("[limits.owner]\nopens_per_second = 0", &["t.toml:2: limits.owner.opens_per_second", "above zero"]),
+            ("[limits.owner]\nbytes_per_second_to_agents = 7", &["t.toml:2: limits.owner.bytes_", "1KiB"]),
+            ("[limits.owner]\nbytes_per_second_to_clients = \"7Mbit\"", &["line 2", "10MiB"]),
+            ("[limits.owner]\nstream = 1", &["line 2", "stream", "`streams`"]),
         ] {
             let refusal = refusal(text);
             for part in expected {

@@ -6,19 +6,20 @@ use std::{
 
 use tokio::sync::watch;
 use tunnel_api::{CloseReason, CredentialId, Owner};
-use tunnel_backends::tunnels::Tunnels;
+use tunnel_backends::{quotas::Quotas, tunnels::Tunnels};
 
 use super::{Credentials, Keyring};
 use crate::audit::Audit;
 
-/// Closes what was opened by a credential that is no more, for as long as it is polled: at once what was restored, and then
-/// whenever the credentials change.
+/// Follows the credentials for as long as it is polled: their owners get the limits that they say, and what was opened by one
+/// that is no more is closed, at once what was restored and then whenever they change.
 ///
 /// What was opened when nobody was asked for credentials goes, too: nobody is its owner any more.
-pub(crate) async fn revoke(keyring: Arc<Keyring>, tunnels: Arc<Tunnels>, audit: Arc<Audit>) {
+pub(crate) async fn enforce(keyring: Arc<Keyring>, tunnels: Arc<Tunnels>, quotas: Arc<Quotas>, audit: Arc<Audit>) {
     let mut current = keyring.subscribe();
     let mut before = HashMap::new();
     loop {
+        allot(&keyring, &quotas);
         let good = good_ones(&mut current);
         let gone = before.iter().filter(|(id, _)| !good.contains_key(*id));
         // How many tunnels close with each.
@@ -41,6 +42,11 @@ pub(crate) async fn revoke(keyring: Arc<Keyring>, tunnels: Arc<Tunnels>, audit: 
         // The keyring lives as long as we do.
         let _ = current.changed().await;
     }
+}
+
+/// Gives each owner the limits that its credentials say.
+pub(crate) fn allot(keyring: &Keyring, quotas: &Quotas) {
+    quotas.set_owners(keyring.credentials().limits(quotas.owner_default()));
 }
 
 /// Those that are good now, and whose they are.
