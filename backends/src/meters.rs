@@ -14,9 +14,9 @@ use prometheus_client::{
 };
 use tunnel_api::{CloseReason, StreamEnd};
 
-pub use scrape::OpenTunnels;
-
 use crate::uplink::NoStream;
+
+pub use scrape::OpenTunnels;
 
 /// The counts of one server.
 #[derive(Debug)]
@@ -159,33 +159,30 @@ impl Drop for Waits {
 pub(crate) enum ClientRefused {
     NoAgent,
     Retired,
+    GaveUp,
     KeptOut,
     LimitReached,
-    GaveUp,
 }
 
 impl ClientRefused {
-    const ALL: [Self; 5] = [Self::NoAgent, Self::Retired, Self::KeptOut, Self::LimitReached, Self::GaveUp];
+    const ALL: [Self; 5] = [Self::NoAgent, Self::Retired, Self::GaveUp, Self::KeptOut, Self::LimitReached];
 
-    fn label(self) -> &'static str {
+    pub(crate) fn of(reason: &NoStream) -> Self {
+        match reason {
+            NoStream::NoAgent => Self::NoAgent,
+            NoStream::Retired => Self::Retired,
+            NoStream::KeptOut => Self::KeptOut,
+            NoStream::LimitReached(_) => Self::LimitReached,
+        }
+    }
+
+    pub(crate) fn label(self) -> &'static str {
         match self {
             Self::NoAgent => "no_agent",
             Self::Retired => "retired",
+            Self::GaveUp => "gave_up",
             Self::KeptOut => "kept_out",
             Self::LimitReached => "limit_reached",
-            Self::GaveUp => "gave_up",
-        }
-    }
-}
-
-impl From<Option<&NoStream>> for ClientRefused {
-    fn from(reason: Option<&NoStream>) -> Self {
-        match reason {
-            None => Self::GaveUp,
-            Some(NoStream::NoAgent) => Self::NoAgent,
-            Some(NoStream::Retired) => Self::Retired,
-            Some(NoStream::KeptOut) => Self::KeptOut,
-            Some(NoStream::LimitReached(_)) => Self::LimitReached,
         }
     }
 }

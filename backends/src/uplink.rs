@@ -182,6 +182,7 @@ impl Uplink {
         let Admitted { client, counted } = admitted;
         let since = Instant::now();
         let deadline = since + self.0.terms.client_wait;
+        let _waits = self.meters().client_waits();
         tokio::select! {
             biased;
             () = self.retired() => Err(NoStream::Retired),
@@ -226,7 +227,7 @@ impl Uplink {
                 return Ok((io, place));
             }
         }
-        let _waiting = (self.0.share.take(Counted::WaitingClients)?, self.meters().client_waits());
+        let _waiting = self.0.share.take(Counted::WaitingClients)?;
         loop {
             let place = sessions.take().await;
             if let Ok(io) = place.open(client).await {
@@ -365,8 +366,7 @@ impl OpenStream {
         let Self { mut opening, client: who, account, since } = self;
         let inner = &*account.uplink.0;
         let run = async |stream: &mut dyn Duplex| {
-            let times = &inner.terms.relay;
-            let relayed = relay(client, stream, &account.progress, &inner.pace, times, &inner.ended).await;
+            let relayed = relay(client, stream, &account.progress, &inner.pace, &inner.terms.relay, &inner.ended).await;
             let end = stream_end(relayed);
             inner.news.meters().stream_ended(end);
             inner.news.tell(|| What::ClientEnded {

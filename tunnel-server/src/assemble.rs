@@ -44,10 +44,10 @@ pub(crate) fn assemble(
     tickets: Tickets,
 ) -> Result<Parts, StartError> {
     let quarantine = Quarantine::new(config.quarantine);
-    let meters = Arc::new(Meters::default());
     // As `main` has left it; a program with a server inside has its own idea of it.
     let descriptors = process::descriptor_limit();
     let quotas = Quotas::new(config.limits.overall(descriptors), config.limits.of_owner());
+    let meters = Arc::new(Meters::default());
     let tunnels = Tunnels::with(TunnelsConfig {
         registry,
         quarantine: quarantine.clone(),

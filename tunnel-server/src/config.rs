@@ -64,10 +64,10 @@ pub struct Config {
     pub ports: Ports,
     /// The limits of the one port.
     pub door: Door,
-    /// The listener for those who look after the server.
-    pub admin: Admin,
     /// How much the server gives out, in all and to each owner.
     pub limits: Limits,
+    /// The listener for those who look after the server.
+    pub admin: Admin,
     /// The backends, by the names that requests choose them by.
     pub backends: BTreeMap<String, Backend>,
 }
@@ -193,8 +193,8 @@ impl Default for Config {
             advertise: Advertise::default(),
             ports: Ports::default(),
             door: Door::default(),
-            admin: Admin::default(),
             limits: Limits::default(),
+            admin: Admin::default(),
             backends: BTreeMap::from([
                 ("tcp".to_owned(), Backend::Tcp(Tcp::default())),
                 ("mux".to_owned(), Backend::Mux(Mux::default())),

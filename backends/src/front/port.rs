@@ -16,9 +16,10 @@ use crate::{
     front::Front,
     hosts::Advertised,
     lease::Lease,
+    meters::ClientRefused,
     ports::{Choice, PortLease, PortPool},
     sockets,
-    uplink::{Admitted, ClientInfo, NoStream, OpenStream, Uplink},
+    uplink::{Admitted, ClientInfo, OpenStream, Uplink},
 };
 
 /// Gives each tunnel a public port of its own.
@@ -100,7 +101,7 @@ impl Clients {
             let info = ClientInfo { client_addr: client, public_addr: sockets::canonical(local) };
             match self.uplink.admit(info) {
                 Ok(admitted) => drop(self.tasks.spawn(serve(socket, client, admitted, self.uplink.clone(), place))),
-                Err(reason) => refuse(socket, client, &self.uplink, Some(&reason)),
+                Err(reason) => refuse(socket, client, &self.uplink, ClientRefused::of(&reason)),
             }
         }
     }
@@ -118,38 +119,30 @@ async fn next_client(
     (place, acceptor.accept().await)
 }
 
-/// By whatever refuses it, or by itself.
-fn refuse(socket: TcpStream, client: SocketAddr, uplink: &Uplink, reason: Option<&NoStream>) {
-    uplink.meters().client_refused(reason.into());
-    match reason {
-        Some(reason) => tracing::debug!(client.addr = %client, %reason, "client refused"),
-        None => tracing::debug!(client.addr = %client, "client gave up"),
-    }
+fn refuse(socket: TcpStream, client: SocketAddr, uplink: &Uplink, reason: ClientRefused) {
+    uplink.meters().client_refused(reason);
+    tracing::debug!(client.addr = %client, reason = reason.label(), "client refused");
     sockets::reset(socket);
 }
 
 async fn serve(socket: TcpStream, client: SocketAddr, admitted: Admitted, uplink: Uplink, place: OwnedSemaphorePermit) {
     let stream = match wait_for_stream(&socket, admitted, &uplink).await {
         Ok(stream) => stream,
-        Err(reason) => return refuse(socket, client, &uplink, reason.as_ref()),
+        Err(reason) => return refuse(socket, client, &uplink, reason),
     };
     drop(place);
     stream.relay(socket).await;
 }
 
-/// Nothing is an error: it gave up. A client that gives up while it waits must not cost a dial-in. (One that has sent its end only may still want to hear.)
-async fn wait_for_stream(
-    socket: &TcpStream,
-    admitted: Admitted,
-    uplink: &Uplink,
-) -> Result<OpenStream, Option<NoStream>> {
+/// A client that gives up while it waits must not cost a dial-in. (One that has sent its end only may still want to hear.)
+async fn wait_for_stream(socket: &TcpStream, admitted: Admitted, uplink: &Uplink) -> Result<OpenStream, ClientRefused> {
     // One that gave up in the backlog: tokio has heard of no event yet, but the socket knows.
     if !matches!(socket.take_error(), Ok(None)) {
-        return Err(None);
+        return Err(ClientRefused::GaveUp);
     }
     tokio::select! {
         biased;
-        _ = socket.ready(Interest::ERROR) => Err(None),
-        stream = uplink.connect(admitted) => stream.map_err(Some),
+        _ = socket.ready(Interest::ERROR) => Err(ClientRefused::GaveUp),
+        stream = uplink.connect(admitted) => stream.map_err(|reason| ClientRefused::of(&reason)),
     }
 }
