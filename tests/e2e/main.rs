@@ -27,6 +27,7 @@ mod credentials;
 mod door;
 mod draining;
 mod imports;
+mod limits;
 mod long_paths;
 mod restarts;
 mod rpc;
