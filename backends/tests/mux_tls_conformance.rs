@@ -15,7 +15,7 @@ use tunnel_backends::{
     mux::MuxConfig,
     testing::{self, BehindDoor, Rig, Setup},
     tls::{ServerTls, TlsFiles},
-    tunnels::Tunnels,
+    tunnels::{Tunnels, TunnelsConfig},
 };
 
 struct MuxInTls;
@@ -30,7 +30,8 @@ impl Rig for MuxInTls {
             terms,
             |http| gate.clone().in_front_of(http),
             |door| {
-                let config = MuxConfig::new("mux", Tunnels::new(), setup.public_ports, gate.clone(), door);
+                let tunnels = Tunnels::with(TunnelsConfig { quotas: setup.quotas, ..TunnelsConfig::default() });
+                let config = MuxConfig::new("mux", tunnels, setup.public_ports, gate.clone(), door);
                 MuxConfig { times: setup.times, ..config }.build()
             },
         )
