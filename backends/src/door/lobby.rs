@@ -1,16 +1,21 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use ipnet::IpNet;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::sockets;
 
-/// Where connections wait until they have shown what they are. It is never full for a newcomer: at a limit the one that has
-/// waited longest goes, so that silent connections cannot shut others out.
+/// Where connections wait until one of their requests has been accepted. It is never full for a newcomer: at a limit the one
+/// that has waited longest goes, so that those which never get so far, silent or not, cannot shut others out.
 #[derive(Debug)]
 pub(super) struct Lobby {
     seats: usize,
@@ -35,13 +40,24 @@ enum Source {
     Many,
 }
 
-/// A connection's place; free again when this is dropped.
+/// A connection's place; free again when this is dropped, or a request of the connection is accepted.
 #[derive(Debug)]
 pub(super) struct Seat {
+    arrival: Arrival,
+    evict: CancellationToken,
+}
+
+/// In the extensions of each request: its connection, as far as the lobby knows it. Whoever finds a request to be one of
+/// somebody we serve says so here.
+#[derive(Debug, Clone)]
+pub struct Arrival(Arc<Arrived>);
+
+#[derive(Debug)]
+struct Arrived {
     lobby: Arc<Lobby>,
     number: u64,
     source: Source,
-    evict: CancellationToken,
+    is_accepted: AtomicBool,
 }
 
 impl Lobby {
@@ -64,7 +80,8 @@ impl Lobby {
         let evict = CancellationToken::new();
         waiting.evict.insert(number, evict.clone());
         waiting.sources.entry(source).or_default().push_back(number);
-        Seat { lobby: self.clone(), number, source, evict }
+        let arrived = Arrived { lobby: self.clone(), number, source, is_accepted: AtomicBool::new(false) };
+        Seat { arrival: Arrival(Arc::new(arrived)), evict }
     }
 
     fn source(&self, ip: IpAddr) -> Source {
@@ -83,8 +100,9 @@ impl Lobby {
 
 impl Waiting {
     fn evict_oldest_of(&mut self, source: Source) {
-        if let Some(number) = self.sources.get(&source).and_then(VecDeque::front).copied() {
-            self.leave(number, source);
+        let oldest = self.sources.get(&source).and_then(VecDeque::front).copied();
+        if let Some(evict) = oldest.and_then(|number| self.leave(number, source)) {
+            evict.cancel();
         }
     }
 
@@ -94,30 +112,69 @@ impl Waiting {
         }
     }
 
-    /// Whoever had the seat is told; that matters only if it is still there.
-    fn leave(&mut self, number: u64, source: Source) {
-        if let Some(evict) = self.evict.remove(&number) {
-            evict.cancel();
-        }
+    /// Gives what would have told whoever had the seat that it is somebody else's, if it still had it.
+    fn leave(&mut self, number: u64, source: Source) -> Option<CancellationToken> {
         if let Some(numbers) = self.sources.get_mut(&source) {
             numbers.retain(|other| *other != number);
             if numbers.is_empty() {
                 self.sources.remove(&source);
             }
         }
+        self.evict.remove(&number)
     }
 }
 
 impl Seat {
+    pub(super) fn arrival(&self) -> &Arrival {
+        &self.arrival
+    }
+
     /// Resolves when the seat has been given to somebody else.
     pub(super) async fn evicted(&self) {
         self.evict.cancelled().await;
+    }
+
+    /// Resolves when its connection has been accepted by nobody for so long, or the seat has been given to somebody else.
+    pub(super) async fn outstayed(&self, longest: Duration) -> Outstayed {
+        tokio::select! {
+            () = self.evicted() => return Outstayed::Evicted,
+            () = sleep(longest) => {}
+        }
+        if self.arrival.is_accepted() {
+            // Whoever is accepted has no seat that could be wanted.
+            std::future::pending::<()>().await;
+        }
+        Outstayed::Idle
+    }
+}
+
+/// Why a connection has to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outstayed {
+    /// It came to nothing in its time.
+    Idle,
+    /// Somebody else has its seat.
+    Evicted,
+}
+
+impl Arrival {
+    /// A request of this connection is one of somebody we serve. It waits no longer, and may stay.
+    pub fn accept(&self) {
+        let arrived = &*self.0;
+        if !self.is_accepted() && arrived.lobby.lock().leave(arrived.number, arrived.source).is_some() {
+            arrived.is_accepted.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn is_accepted(&self) -> bool {
+        self.0.is_accepted.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.lobby.lock().leave(self.number, self.source);
+        let Arrived { lobby, number, source, .. } = &*self.arrival.0;
+        lobby.lock().leave(*number, *source);
     }
 }
 
@@ -164,6 +221,26 @@ mod tests {
         let first = lobby.enter(ip("2001:db8::1"));
         let _second = lobby.enter(ip("2001:db8::2"));
         assert!(first.evict.is_cancelled());
+    }
+
+    #[test]
+    fn whoever_is_accepted_is_not_evicted_and_takes_nobodys_seat() {
+        let lobby = Lobby::new(10, 1, Arc::default());
+        let accepted = lobby.enter(ip("192.0.2.1"));
+        accepted.arrival().accept();
+        let waiting = lobby.enter(ip("192.0.2.1"));
+        assert!(!accepted.evict.is_cancelled() && accepted.arrival().is_accepted());
+        drop(accepted);
+        assert!(!waiting.evict.is_cancelled() && lobby.lock().evict.len() == 1);
+    }
+
+    #[test]
+    fn whoever_was_evicted_is_not_accepted() {
+        let lobby = Lobby::new(10, 1, Arc::default());
+        let first = lobby.enter(ip("192.0.2.1"));
+        let _second = lobby.enter(ip("192.0.2.1"));
+        first.arrival().accept();
+        assert!(first.evict.is_cancelled() && !first.arrival().is_accepted());
     }
 
     #[test]
