@@ -25,6 +25,7 @@ mod composition;
 mod credentials;
 mod door;
 mod draining;
+mod floods;
 mod imports;
 mod long_paths;
 mod restarts;

@@ -1,7 +1,8 @@
 //! How much a peer may ask of us on one connection. HTTP/2 has a dozen ways of making the other side work without ever asking
 //! for anything (PING, SETTINGS, PRIORITY, empty DATA, requests that are reset), and new ones are found every year. They have
 //! in common that they are frames: so frames are counted, whatever they say, and who sends more than its share is read more
-//! slowly. Nobody who is in a hurry for a good reason is cut off.
+//! slowly. Nobody who is in a hurry for a good reason is cut off. And connections take turns: `h2` reads on as long as there is
+//! something, up to a megabyte, which is a hundred thousand PINGs before anybody else is looked after.
 
 use std::{
     io,
@@ -70,11 +71,13 @@ pub(super) struct Paced {
     frames: Frames,
     pace: Pace,
     pause: Option<Pin<Box<Sleep>>>,
+    /// Frames since others had their turn.
+    turn: u32,
 }
 
 impl Paced {
     pub(super) fn new(io: Replay, pace: Pace) -> Self {
-        Self { io, frames: Frames::default(), pace, pause: None }
+        Self { io, frames: Frames::default(), pace, pause: None, turn: 0 }
     }
 }
 
@@ -87,9 +90,17 @@ impl AsyncRead for Paced {
             }
             this.pause = None;
         }
-        let known = buf.filled().len();
-        ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
-        let frames = this.frames.begun_in(&buf.filled()[known..]);
+        let turn = std::mem::take(&mut this.turn);
+        if turn >= TURN {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let mut few = [0; AT_ONCE];
+        let mut few = ReadBuf::new(&mut few[..AT_ONCE.min(buf.remaining())]);
+        ready!(Pin::new(&mut this.io).poll_read(cx, &mut few))?;
+        buf.put_slice(few.filled());
+        let frames = this.frames.begun_in(few.filled());
+        this.turn = turn + frames;
         this.pause = this.pace.count(frames).map(|until| Box::pin(sleep_until(until)));
         Poll::Ready(Ok(()))
     }
@@ -159,13 +170,19 @@ impl Frames {
 /// What one request of HTTP/1.1 counts as: it is a HEADERS, and its answer takes a WINDOW_UPDATE or two on HTTP/2.
 pub(super) const REQUEST: u32 = 4;
 
-/// Of a connection of somebody we serve. A call is three or four frames of some 20 us; so a connection that floods us costs a
-/// tenth of a core, and a thousand calls at once are not slowed down.
-const GUEST: Share = Share { at_once: 10_000.0, a_second: 5_000.0 };
+/// Of a connection of somebody we serve. A call is three or four frames, of some 20 us each; so a connection that floods us costs
+/// 2 % of a core, and several hundred calls at once are not slowed down.
+const GUEST: Share = Share { at_once: 3_000.0, a_second: 1_000.0 };
 
 /// Of one that has not shown yet that it is: health checks, and whoever tries credentials. All 64 of a source together cost a
 /// tenth of a core.
 const STRANGER: Share = Share { at_once: 500.0, a_second: 50.0 };
+
+/// Frames, before others are looked after: half a millisecond.
+const TURN: u32 = 32;
+
+/// Bytes, and so at most a hundred frames.
+const AT_ONCE: usize = 1024;
 
 const REST_OF_HEADER: usize = 6;
 
@@ -201,8 +218,8 @@ mod tests {
         assert!(!pace.is_forgiven());
         seat.arrival().accept();
         assert!(pace.is_forgiven());
-        assert_eq!(pace.count(15_000), Some(start + Duration::from_secs(1)));
+        assert_eq!(pace.count(4_000), Some(start + Duration::from_secs(1)));
         tokio::time::advance(Duration::from_secs(60)).await;
-        assert_eq!(pace.count(10_000), None);
+        assert_eq!(pace.count(3_000), None);
     }
 }
