@@ -19,6 +19,7 @@ macro_rules! each_backend {
 }
 
 mod agents;
+mod arrivals;
 mod bad_input;
 mod closed_at_once;
 mod composition;

@@ -34,6 +34,17 @@ pub fn empty_message(stream: u32) -> Vec<u8> {
     frame(DATA, END_STREAM, stream, &[0; 5])
 }
 
+/// What kinds of frames these are; the last one may be incomplete.
+pub fn kinds(mut frames: &[u8]) -> Vec<u8> {
+    let mut kinds = Vec::new();
+    while let [high, middle, low, kind, ..] = *frames {
+        kinds.push(kind);
+        let length = u32::from_be_bytes([0, high, middle, low]) as usize;
+        frames = frames.get(9 + length..).unwrap_or_default();
+    }
+    kinds
+}
+
 /// Header fields, none of them compressed (RFC 7541, 6.2.2).
 pub fn block<'f>(fields: impl IntoIterator<Item = &'f (&'f str, &'f str)>) -> Vec<u8> {
     let mut block = Vec::new();
