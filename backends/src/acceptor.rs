@@ -43,7 +43,7 @@ impl Acceptor {
     async fn back_off(&mut self, error: &io::Error) {
         if self.pause.is_zero() {
             let listener = self.listener.local_addr().ok();
-            tracing::warn!(?listener, %error, "cannot accept; trying on (raise the limit on open files if this comes back)");
+            tracing::warn!(listen.addr = listener.map(tracing::field::display), %error, "cannot accept; trying on (raise the limit on open files if this comes back)");
         }
         self.pause = (self.pause * 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
         tokio::time::sleep(self.pause).await;

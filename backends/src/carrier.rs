@@ -16,4 +16,4 @@ pub use dialler::{Answer, ClientsPerDialIn, DialError, Dialler, Incoming, Offer,
 #[cfg(feature = "serve")]
 mod admission;
 #[cfg(feature = "serve")]
-pub use admission::{Admission, Carrier, DialFrom};
+pub use admission::{Admission, Carrier, DialFrom, WhereTo};

@@ -1,6 +1,9 @@
 //! A carrier and fronts make a backend.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use async_trait::async_trait;
 use tunnel_api::{
@@ -9,14 +12,19 @@ use tunnel_api::{
 };
 
 use crate::{
-    carrier::{Admission, Carrier, DialFrom},
+    carrier::{Admission, Carrier, DialFrom, WhereTo},
+    clients::ClientFilter,
     events::Identity,
     front::Front,
+    lease::Lease,
     presence::Lifetime,
+    quotas::{Counted, Share},
+    records::Unwritten,
+    registry::{AfterRestart, DialIn, Record},
     relay::RelayTimes,
     sockets,
-    tunnel::{Terms, Tunnel},
-    tunnels::{Scope, Tunnels},
+    tunnel::{Recording, Terms, Tunnel},
+    tunnels::{NotOpened, Scope, Tunnels},
     uplink::{Uplink, UplinkTerms},
 };
 
@@ -36,6 +44,31 @@ pub struct Composed {
     pub max_connections: u32,
     /// Whether an unnamed tunnel for one connection ends with it.
     pub single_use: bool,
+}
+
+/// Where a restored tunnel's agents are to dial in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Where {
+    /// Where they did.
+    AsBefore,
+    /// At another port, if need be.
+    Nearby,
+}
+
+/// Why a tunnel is not restored.
+#[derive(Debug)]
+pub(crate) enum Unrestored {
+    /// Its address cannot be had, or its backend cannot run it.
+    Address(TunnelError),
+    /// Its agents cannot dial in where they did.
+    DialIn(TunnelError),
+}
+
+impl Unrestored {
+    pub(crate) fn error(&self) -> &TunnelError {
+        let (Self::Address(error) | Self::DialIn(error)) = self;
+        error
+    }
 }
 
 /// How long things last. Each is a config key.
@@ -69,17 +102,24 @@ impl Default for Times {
 impl TunnelBackend for Composed {
     async fn open_tunnel(&self, caller: &Caller, request: OpenTunnel) -> Result<OpenedTunnel, TunnelError> {
         self.tunnels.check_not_draining()?;
+        let share = self.tunnels.quotas.share(caller);
+        share.ask_to_open()?;
         let request = self.without_what_makes_no_difference(request);
         self.check(&request)?;
-        let Some(name) = &request.name else { return self.open_new(caller, request).await };
+        let Some(name) = &request.name else { return self.open_new(caller, request, share).await };
 
-        let _naming = self.tunnels.naming.lock().await;
-        match self.tunnels.by_name(&caller.owner, name) {
-            Some(tunnel) if tunnel.is_closing() => tunnel.closed().await,
-            Some(tunnel) => return self.open_again(&tunnel, caller, request),
-            None => {}
+        let _turn = self.tunnels.turn(&caller.owner, name).await;
+        if let Some(parked) = self.tunnels.parked.by_name(&caller.owner, name) {
+            self.restore_late(parked).await?;
         }
-        self.open_new(caller, request).await
+        if let Some(tunnel) = self.tunnels.by_name(&caller.owner, name) {
+            match self.open_again(&tunnel, caller, &request).await {
+                Err(Unwritten::Over) => tunnel.closed().await,
+                Err(Unwritten::Failed(error)) => return Err(error),
+                Ok(opened) => return Ok(opened),
+            }
+        }
+        self.open_new(caller, request, share).await
     }
 
     async fn get_tunnel_address(&self, caller: &Caller, uri: &TunnelUri) -> Result<PublicAddress, TunnelError> {
@@ -88,10 +128,12 @@ impl TunnelBackend for Composed {
     }
 
     async fn close_tunnel(&self, caller: &Caller, tunnel: &TunnelRef) -> Result<(), TunnelError> {
-        let tunnel = self.tunnels.find(&self.scope(caller), tunnel).ok_or(TunnelError::NotFound)?;
-        tunnel.close(tunnel_api::CloseReason::Requested);
-        tunnel.closed().await;
-        Ok(())
+        if let Some(tunnel) = self.tunnels.find(&self.scope(caller), tunnel) {
+            tunnel.close(tunnel_api::CloseReason::Requested);
+            tunnel.closed().await;
+            return Ok(());
+        }
+        if self.tunnels.close_parked(&caller.owner, tunnel).await { Ok(()) } else { Err(TunnelError::NotFound) }
     }
 
     async fn list_tunnels(&self, caller: &Caller, page: &Page) -> Result<Vec<TunnelInfo>, TunnelError> {
@@ -104,12 +146,13 @@ impl TunnelBackend for Composed {
 }
 
 impl Composed {
-    /// Publishes the address, admits the agents, and puts the tunnel on the table. Up to that last step everything is held
-    /// by leases in this future alone, so that dropping it undoes everything.
-    async fn open_new(&self, caller: &Caller, request: OpenTunnel) -> Result<OpenedTunnel, TunnelError> {
+    /// Publishes the address, admits the agents, and has the tunnel recorded and put on the table. Up to that last step
+    /// everything is held by leases in this future alone, so that dropping it undoes everything.
+    async fn open_new(&self, caller: &Caller, request: OpenTunnel, share: Share) -> Result<OpenedTunnel, TunnelError> {
         let front = self.front(&request.address)?;
+        let clients = ClientFilter::new(&request.client_allow, &request.client_deny);
         for _ in 0..SAME_URI_TRIES {
-            let connections = connections(&request);
+            let counted = Lease::holding(share.take(Counted::Tunnels)?);
             let about = Identity {
                 id: new_id(),
                 owner: caller.owner.clone(),
@@ -117,26 +160,29 @@ impl Composed {
                 backend: self.name.clone(),
             };
             let news = self.tunnels.news(about);
-            let uplink = Uplink::new(self.uplink_terms(&request), self.lifetime(&request), news.clone());
+            let uplink = Uplink::new(
+                self.uplink_terms(&request),
+                self.lifetime(&request),
+                news.clone(),
+                clients.clone(),
+                share.clone(),
+            );
             let dial_from = DialFrom::new(self.networks(caller, &request));
 
             let (address, published) = front.publish(caller, &request.address, uplink.clone()).await?;
-            let admission = Admission {
-                id: news.id(),
-                dial_from: dial_from.clone(),
-                connections,
-                single_use: self.is_single_use(&request),
-                proxy_protocol: request.proxy_protocol,
-                address: &address,
-            };
+            let admission = self.admission(&request, news.id(), &dial_from, &address, WhereTo::Anywhere);
             let (uri, admitted) = self.carrier.admit(caller, admission, uplink.clone())?;
 
+            let recorded = self.tunnels.records().of(news.id());
+            let recording = Recording { recorded, after_restart: self.after_restart(&request) };
+            let opening = (SystemTime::now(), recording, caller.credential.clone());
             let terms = Terms::of(request.clone());
-            let tunnel = Tunnel::new(news, (uri, address), terms, dial_from, uplink);
+            let tunnel = Tunnel::new(news, (uri, address), terms, dial_from, uplink, opening);
             let opened = tunnel.opened();
-            match self.tunnels.add(Arc::new(tunnel), vec![admitted, published]) {
+            match self.tunnels.open(Arc::new(tunnel), vec![admitted, published, counted]).await {
                 Ok(()) => return Ok(opened),
-                Err(leases) => drop(leases),
+                Err(NotOpened::Refused(error)) => return Err(error),
+                Err(NotOpened::SameUri) => {}
             }
         }
         Err(TunnelError::internal("choosing a dial-in port", "the kernel keeps giving ports that tunnels still hold"))
@@ -144,12 +190,127 @@ impl Composed {
 
     /// The same tunnel again. Its owner has shown up, so its time starts anew, and if whoever may dial in is the owner
     /// itself, it is from where the owner is now.
-    fn open_again(&self, tunnel: &Tunnel, caller: &Caller, request: OpenTunnel) -> Result<OpenedTunnel, TunnelError> {
-        let pin = self.networks(caller, &request);
-        tunnel.check_same(&self.name, &Terms::of(request))?;
-        tunnel.dial_from.replace(pin);
-        tunnel.uplink.touch();
+    async fn open_again(
+        &self,
+        tunnel: &Tunnel,
+        caller: &Caller,
+        request: &OpenTunnel,
+    ) -> Result<OpenedTunnel, Unwritten> {
+        if tunnel.is_closing() {
+            return Err(Unwritten::Over);
+        }
+        tunnel.check_same(&self.name, &Terms::of(request.clone())).map_err(Unwritten::Failed)?;
+        tunnel.reopen(self.networks(caller, request), caller.credential.clone()).await?;
         Ok(tunnel.opened())
+    }
+
+    /// A tunnel that was open before the server was started: with the same id, address and ticket, and with its grace before
+    /// it. Dropping the future leaves its record as it is.
+    pub(crate) async fn restore(&self, record: &Record, place: Where) -> Result<(), Unrestored> {
+        let request = record.terms.request(record.name.clone());
+        let scheme = Some(record.address.scheme().to_owned());
+        let front = self.front(&AddressRequest { scheme, ..AddressRequest::any() }).map_err(Unrestored::Address)?;
+        let about = Identity {
+            id: record.id.clone(),
+            owner: record.owner.clone(),
+            name: record.name.clone(),
+            backend: self.name.clone(),
+        };
+        let news = self.tunnels.news(about);
+        let share = self.tunnels.quotas.share(&record.caller());
+        // It was let in before, whatever the limits are now.
+        let counted = Lease::holding(share.take_again(Counted::Tunnels));
+        let clients = ClientFilter::new(&request.client_allow, &request.client_deny);
+        let uplink = Uplink::new(self.uplink_terms(&request), self.lifetime(&request), news.clone(), clients, share);
+        uplink.resume();
+        let dial_from = DialFrom::new(record.dial_from.clone());
+
+        let published = front.publish_again(&record.owner, &record.address, uplink.clone()).await;
+        let published = published.map_err(Unrestored::Address)?;
+        let dial_in = match place {
+            Where::AsBefore => WhereTo::AsBefore(&record.dial_in),
+            Where::Nearby => WhereTo::Nearby(&record.dial_in),
+        };
+        let admission = self.admission(&request, &record.id, &dial_from, &record.address, dial_in);
+        let admitted = self.carrier.admit(&record.caller(), admission, uplink.clone());
+        let (uri, admitted) = match admitted {
+            Ok(admitted) => admitted,
+            Err(error) => {
+                // Its port is free when the next attempt asks for it.
+                published.release().await;
+                return Err(Unrestored::DialIn(error));
+            }
+        };
+        if uri.scheme() != record.dial_in.scheme {
+            let why = format!("backend {} was another kind of backend before", self.name);
+            return Err(Unrestored::Address(TunnelError::internal("restoring a tunnel", why)));
+        }
+
+        let has_moved = DialIn::of(&uri) != record.dial_in;
+        let recorded = self.tunnels.records().found(&record.id);
+        let recording = Recording { recorded, after_restart: Some(record.after_restart) };
+        let opening = (record.open_time, recording, record.credential.clone());
+        let (address, terms) = (record.address.clone(), record.terms.clone());
+        let tunnel = Tunnel::new(news, (uri, address), terms, dial_from, uplink, opening);
+        self.tunnels
+            .take_back(Arc::new(tunnel), vec![admitted, published, counted], has_moved)
+            .await
+            .map_err(Unrestored::Address)
+    }
+
+    /// What could not be restored when the server was started may be possible now.
+    async fn restore_late(&self, record: Record) -> Result<(), TunnelError> {
+        if *record.backend != *self.name {
+            return Err(TunnelError::NameConflict {
+                name: record.name.as_ref().map(ToString::to_string).unwrap_or_default(),
+                difference: format!("backend {}", record.backend),
+            });
+        }
+        let restored = match self.restore(&record, Where::AsBefore).await {
+            Err(Unrestored::DialIn(_)) => self.restore(&record, Where::Nearby).await,
+            other => other,
+        };
+        restored.map_err(|unrestored| TunnelError::Unavailable {
+            why: format!(
+                "the server was started anew and has this tunnel, but cannot have its address {}: {}; \
+                 try again, or close the tunnel to open it at another address",
+                record.address,
+                unrestored.error()
+            ),
+            retry_after: Some(RESTORE_AGAIN),
+        })
+    }
+
+    fn admission<'a>(
+        &self,
+        request: &OpenTunnel,
+        id: &'a TunnelId,
+        dial_from: &DialFrom,
+        address: &'a PublicAddress,
+        dial_in: WhereTo<'a>,
+    ) -> Admission<'a> {
+        Admission {
+            id,
+            dial_from: dial_from.clone(),
+            connections: connections(request),
+            single_use: self.is_single_use(request),
+            proxy_protocol: request.proxy_protocol,
+            address,
+            dial_in,
+        }
+    }
+
+    /// What of a tunnel outlives the server. An unnamed one with a port of its own to dial is of no use to agents that cannot
+    /// tell it from another one there; one for a single connection ends with it.
+    fn after_restart(&self, request: &OpenTunnel) -> Option<AfterRestart> {
+        if !self.tunnels.records().are_kept() {
+            return None;
+        }
+        if request.name.is_some() || self.carrier.knows_its_agents() {
+            return Some(AfterRestart::Restored);
+        }
+        let leaves_an_address = !self.is_single_use(request) || request.address.port.is_some();
+        leaves_an_address.then_some(AfterRestart::AddressKept)
     }
 
     /// So that two requests which differ in nothing else are for the same tunnel.
@@ -250,3 +411,6 @@ fn new_id() -> TunnelId {
 
 /// A port of the kernel's choice may be one that a tunnel holds without listening on it.
 const SAME_URI_TRIES: usize = 8;
+
+/// For whoever opens a tunnel whose address is somebody else's at the moment.
+const RESTORE_AGAIN: Duration = Duration::from_secs(30);

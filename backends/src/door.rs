@@ -14,7 +14,10 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -23,7 +26,10 @@ use futures_util::{
     FutureExt,
     future::{BoxFuture, Either, Ready, ready},
 };
-use http::{Request, Response};
+use http::{
+    Request, Response,
+    header::{self, AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION},
+};
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::{body::Incoming, service::Service};
 use hyper_util::{
@@ -35,7 +41,7 @@ use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    time::{sleep_until, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::util::BoxCloneSyncService;
@@ -48,18 +54,29 @@ use self::{
     lobby::{Lobby, Outstayed, Seat},
     pace::{Pace, Paced, REQUEST},
 };
-use crate::{acceptor::Acceptor, link::Link, replay::Replay, sockets, tls::ServerTls};
+use crate::{
+    acceptor::Acceptor,
+    link::Link,
+    meters::{DoorRefused, Meters},
+    replay::Replay,
+    sockets,
+    tls::ServerTls,
+};
 
 pub use encryption::Encryption;
-pub use lobby::Arrival;
+pub use lobby::Newcomer;
 
-/// What answers HTTP at the door. Requests carry [`ConnectionAddrs`] and an [`Arrival`] in their extensions, and a
+/// What answers HTTP at the door. Requests carry [`ConnectionAddrs`], [`Arrival`] and a [`Newcomer`] in their extensions, and a
 /// [`PeerCertificate`] where the peer has shown one. It says of requests that it lets through that they are
-/// [accepted](Arrival::accept); a connection none of whose requests ever is counts as waiting, and goes.
+/// [accepted](Newcomer::accept); a connection none of whose requests ever is counts as waiting, and goes.
 pub type HttpService = BoxCloneSyncService<Request<Incoming>, Response<HttpBody>, Infallible>;
 
 /// The bodies of its answers.
 pub type HttpBody = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
+
+/// When a connection's first request, or a later request, began: at the accept of the connection, or when it had come.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival(pub Instant);
 
 /// The certificate that the peer has shown, in DER. It is verified: somebody in `client_ca` vouches for it, and the peer has its
 /// key.
@@ -87,6 +104,8 @@ pub struct DoorTerms {
     pub tls: Option<Arc<ServerTls>>,
     /// Who must.
     pub encryption: Encryption,
+    /// Where it is counted what waits and what is refused.
+    pub meters: Arc<Meters>,
 }
 
 impl Default for DoorTerms {
@@ -99,6 +118,7 @@ impl Default for DoorTerms {
             idle: Duration::from_secs(60),
             tls: None,
             encryption: Encryption::default(),
+            meters: Arc::default(),
         }
     }
 }
@@ -119,7 +139,12 @@ impl Door {
         let addr = acceptor.local_addr()?;
         let (stop, cut, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let hall = Arc::new(Hall {
-            lobby: Lobby::new(terms.waiting, terms.waiting_per_source, terms.trusted_proxies.clone()),
+            lobby: Lobby::new(
+                terms.waiting,
+                terms.waiting_per_source,
+                terms.trusted_proxies.clone(),
+                terms.meters.clone(),
+            ),
             terms,
             http,
             stop: stop.clone(),
@@ -168,30 +193,37 @@ async fn accept(mut acceptor: Acceptor, hall: Arc<Hall>, tasks: TaskTracker) {
             () = hall.stop.cancelled() => return,
             accepted = acceptor.accept() => accepted,
         };
+        let arrival = Arrival(Instant::now());
         let seat = hall.lobby.enter(peer.ip());
+        let was_full = seat.was_anothers();
         let (hall, cut) = (hall.clone(), hall.cut.clone());
-        tasks.spawn(async move { cut.run_until_cancelled(receive(socket, peer, seat, hall)).await });
+        tasks.spawn(async move { cut.run_until_cancelled(receive(socket, peer, arrival, seat, hall)).await });
+        if was_full {
+            // Let whoever had the seat hang up, or a crowd takes up more descriptors than there are seats.
+            tokio::task::yield_now().await;
+        }
     }
 }
 
 /// The seat in the lobby is kept until a request is accepted.
-async fn receive(socket: TcpStream, peer: SocketAddr, seat: Seat, hall: Arc<Hall>) {
+async fn receive(socket: TcpStream, peer: SocketAddr, arrival: Arrival, seat: Seat, hall: Arc<Hall>) {
     let Ok(local) = socket.local_addr() else { return };
     // Whoever does not get so far is reset, however it ends.
     let _ = sockets::reset_unless_finished(&socket);
     let met = tokio::select! {
         biased;
-        () = hall.stop.cancelled() => None,
-        () = seat.evicted() => None,
-        met = timeout(hall.terms.first_unit, hall.meet(socket, peer)) => met.ok(),
+        () = hall.stop.cancelled() => return,
+        () = seat.evicted() => Err(DoorRefused::Evicted),
+        met = timeout(hall.terms.first_unit, hall.meet(socket, peer)) => met.map_err(|_| DoorRefused::Timeout),
     };
     match met {
-        Some(Ok(guest)) => hall.serve(guest, peer, sockets::canonical(local), seat).await,
-        Some(Err(error)) => {
+        Ok(Ok(guest)) => hall.serve(guest, peer, sockets::canonical(local), arrival, seat).await,
+        Ok(Err(error)) => {
+            hall.terms.meters.door_refused(error.counted_as());
             let cause = std::error::Error::source(&error);
             tracing::debug!(peer.addr = %peer, %error, cause, "connection refused at the door");
         }
-        None => {}
+        Err(why) => hall.terms.meters.door_refused(why),
     }
 }
 
@@ -232,17 +264,22 @@ impl Hall {
         Ok(Guest { first: first?, link, plain, certificate })
     }
 
-    async fn serve(&self, guest: Guest, peer: SocketAddr, local: SocketAddr, seat: Seat) {
+    async fn serve(&self, guest: Guest, peer: SocketAddr, local: SocketAddr, arrival: Arrival, seat: Seat) {
         let Guest { first: FirstUnit { protocol, bytes }, link, plain, certificate } = guest;
         let encrypted = matches!(plain, None | Some(Plain::Encrypted));
-        let pace = Pace::new(seat.arrival().clone());
+        if plain == Some(Plain::Refused) {
+            self.terms.meters.door_refused(DoorRefused::Plain);
+        }
+        let pace = Pace::new(seat.newcomer().clone());
         let service = Introduce {
             inner: TowerToHyperService::new(self.http.clone()),
             addrs: ConnectionAddrs { peer, local, encrypted },
+            arrival,
             certificate,
             trusted_proxies: self.terms.trusted_proxies.clone(),
             is_refused: plain == Some(Plain::Refused),
-            arrival: seat.arrival().clone(),
+            newcomer: seat.newcomer().clone(),
+            asked: AtomicBool::new(false),
             pace: None,
         };
         let io = Replay::new(bytes.freeze(), link);
@@ -273,7 +310,7 @@ impl Hall {
             why = seat.outstayed(self.terms.idle) => Some(why),
         };
         connection.as_mut().graceful_shutdown();
-        leave(connection, outstayed, seat).await
+        self.leave(connection, outstayed, seat).await
     }
 
     async fn serve_http2(&self, io: Paced, service: Introduce, seat: &Seat) -> hyper::Result<()> {
@@ -299,27 +336,33 @@ impl Hall {
             why = seat.outstayed(self.terms.idle) => Some(why),
         };
         connection.as_mut().graceful_shutdown();
-        leave(connection, outstayed, seat).await
+        self.leave(connection, outstayed, seat).await
     }
-}
 
-/// Drives a connection that has been told to end.
-async fn leave(
-    mut connection: Pin<&mut impl Future<Output = hyper::Result<()>>>,
-    outstayed: Option<Outstayed>,
-    seat: &Seat,
-) -> hyper::Result<()> {
-    match outstayed {
-        None => connection.await,
-        // Its place is wanted now: it is told if it listens, and that is all.
-        Some(Outstayed::Evicted) => connection.now_or_never().unwrap_or(Ok(())),
-        // It waits for the peer to acknowledge, and nobody says that this one ever will.
-        Some(Outstayed::Idle) => match timeout(GOODBYE, connection.as_mut()).await {
-            Ok(ended) => ended,
-            // A request crossed our goodbye: it is answered.
-            Err(_) if seat.arrival().is_accepted() => connection.await,
-            Err(_) => Ok(()),
-        },
+    /// Drives a connection that has been told to end.
+    async fn leave(
+        &self,
+        mut connection: Pin<&mut impl Future<Output = hyper::Result<()>>>,
+        outstayed: Option<Outstayed>,
+        seat: &Seat,
+    ) -> hyper::Result<()> {
+        match outstayed {
+            None => connection.await,
+            // Its place is wanted now: it is told if it listens, and that is all.
+            Some(Outstayed::Evicted) => {
+                self.terms.meters.door_refused(DoorRefused::Evicted);
+                connection.now_or_never().unwrap_or(Ok(()))
+            }
+            // It waits for the peer to acknowledge, and nobody says that this one ever will.
+            Some(Outstayed::Idle) => match timeout(GOODBYE, connection.as_mut()).await {
+                // A request crossed our goodbye: it is answered.
+                Err(_) if seat.newcomer().is_accepted() => connection.await,
+                ended => {
+                    self.terms.meters.door_refused(DoorRefused::Timeout);
+                    ended.unwrap_or(Ok(()))
+                }
+            },
+        }
     }
 }
 
@@ -338,15 +381,17 @@ async fn refuse_tls(mut socket: TcpStream) -> Refusal {
     Refusal::NoTls
 }
 
-/// Tells the service whose request it is.
+/// Tells the service whose request it is, and marks what is secret in it before anybody can print it.
 struct Introduce {
     inner: TowerToHyperService<HttpService>,
     addrs: ConnectionAddrs,
+    arrival: Arrival,
     trusted_proxies: Arc<[IpNet]>,
     certificate: Option<PeerCertificate>,
     /// It had to be encrypted, and is not: nothing else about it matters.
     is_refused: bool,
-    arrival: Arrival,
+    newcomer: Newcomer,
+    asked: AtomicBool,
     /// Where requests are what is counted.
     pace: Option<Mutex<Pace>>,
 }
@@ -363,12 +408,19 @@ impl Service<Request<Incoming>> for Introduce {
     >;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        let is_first = !self.asked.swap(true, Ordering::Relaxed);
+        for name in [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE] {
+            if let header::Entry::Occupied(mut values) = request.headers_mut().entry(name) {
+                values.iter_mut().for_each(|value| value.set_sensitive(true));
+            }
+        }
         if self.is_refused {
             return Either::Left(ready(Ok(encryption::refusal(&request))));
         }
         let peer = origin(request.headers(), self.addrs.peer, &self.trusted_proxies);
         request.extensions_mut().insert(ConnectionAddrs { peer, ..self.addrs });
-        request.extensions_mut().insert(self.arrival.clone());
+        request.extensions_mut().insert(if is_first { self.arrival } else { Arrival(Instant::now()) });
+        request.extensions_mut().insert(self.newcomer.clone());
         if let Some(certificate) = &self.certificate {
             request.extensions_mut().insert(certificate.clone());
         }

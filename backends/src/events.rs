@@ -1,13 +1,19 @@
-//! What happens to tunnels, told to whoever watches. Bounded: a watcher that is too slow loses events and is told so.
+//! What happens to tunnels, told to whoever watches, and where it is counted. Bounded: a watcher that is too slow loses
+//! events and is told so.
 
 use std::{sync::Arc, time::SystemTime};
 
 use tokio::sync::broadcast;
 use tunnel_api::{Owner, TunnelEvent, TunnelId, TunnelName, What};
 
+use crate::meters::Meters;
+
 /// The one stream of events of a table of tunnels.
 #[derive(Debug, Clone)]
-pub(crate) struct Events(broadcast::Sender<Arc<Told>>);
+pub(crate) struct Events {
+    told: broadcast::Sender<Arc<Told>>,
+    meters: Arc<Meters>,
+}
 
 /// An event and what a watcher's filter asks about.
 #[derive(Debug)]
@@ -33,12 +39,16 @@ pub(crate) struct TunnelNews {
 }
 
 impl Events {
-    pub(crate) fn new() -> Self {
-        Self(broadcast::Sender::new(HELD))
+    pub(crate) fn new(meters: Arc<Meters>) -> Self {
+        Self { told: broadcast::Sender::new(HELD), meters }
+    }
+
+    pub(crate) fn meters(&self) -> &Arc<Meters> {
+        &self.meters
     }
 
     pub(crate) fn subscribe(&self) -> broadcast::Receiver<Arc<Told>> {
-        self.0.subscribe()
+        self.told.subscribe()
     }
 
     pub(crate) fn of(&self, about: Arc<Identity>) -> TunnelNews {
@@ -49,12 +59,17 @@ impl Events {
 impl TunnelNews {
     /// Tells it to whoever watches; where nobody does, `what` is not even made.
     pub(crate) fn tell(&self, what: impl FnOnce() -> What) {
-        if self.events.0.receiver_count() == 0 {
+        if self.events.told.receiver_count() == 0 {
             return;
         }
         let event = TunnelEvent { time: SystemTime::now(), tunnel: Some(self.about.id.clone()), what: what() };
         // Fails when the last watcher has just left.
-        let _ = self.events.0.send(Arc::new(Told { about: self.about.clone(), event }));
+        let _ = self.events.told.send(Arc::new(Told { about: self.about.clone(), event }));
+    }
+
+    /// Where what happens is counted, whether anybody watches or not.
+    pub(crate) fn meters(&self) -> &Meters {
+        &self.events.meters
     }
 
     pub(crate) fn id(&self) -> &TunnelId {

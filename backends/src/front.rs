@@ -3,7 +3,7 @@
 pub mod port;
 
 use async_trait::async_trait;
-use tunnel_api::{AddressRequest, Caller, PublicAddress, TunnelError};
+use tunnel_api::{AddressRequest, Caller, Owner, PublicAddress, TunnelError};
 
 use crate::{lease::Lease, uplink::Uplink};
 
@@ -27,4 +27,9 @@ pub trait Front: Send + Sync + 'static {
         wanted: &AddressRequest,
         uplink: Uplink,
     ) -> Result<(PublicAddress, Lease), TunnelError>;
+
+    /// The same for a tunnel that had this address before the server was started: that one and no other, whatever the host
+    /// of new addresses is.
+    async fn publish_again(&self, owner: &Owner, address: &PublicAddress, uplink: Uplink)
+    -> Result<Lease, TunnelError>;
 }

@@ -25,6 +25,11 @@ impl Lease {
         Self { stop: Some(stop.drop_guard()), tasks, holds: vec![Box::new(holds)] }
     }
 
+    /// Holds this, and nothing that has to be told to end.
+    pub fn holding(holds: impl Any + Send + Sync) -> Self {
+        Self::new(CancellationToken::new(), TaskTracker::new(), holds)
+    }
+
     /// Holds a port and the task that serves it, which ends when it is told to stop and may spawn others.
     pub(crate) fn serving<S>(port: PortLease, serve: impl FnOnce(CancellationToken, TaskTracker) -> S) -> Self
     where

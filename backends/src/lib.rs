@@ -17,6 +17,10 @@ pub mod sockets;
 #[cfg(feature = "serve")]
 pub mod acceptor;
 #[cfg(feature = "serve")]
+mod clients;
+#[cfg(feature = "serve")]
+mod closed;
+#[cfg(feature = "serve")]
 pub mod composed;
 #[cfg(feature = "serve")]
 pub mod door;
@@ -29,11 +33,27 @@ pub mod hosts;
 #[cfg(feature = "serve")]
 mod lease;
 #[cfg(feature = "serve")]
+pub mod meters;
+#[cfg(feature = "serve")]
 pub mod mux;
+#[cfg(feature = "serve")]
+mod naming;
+#[cfg(feature = "serve")]
+mod parked;
 #[cfg(feature = "serve")]
 pub mod ports;
 #[cfg(feature = "serve")]
 mod presence;
+#[cfg(feature = "serve")]
+pub mod quarantine;
+#[cfg(feature = "serve")]
+pub mod quotas;
+#[cfg(feature = "serve")]
+mod records;
+#[cfg(feature = "serve")]
+pub mod registry;
+#[cfg(feature = "serve")]
+pub mod restore;
 #[cfg(feature = "serve")]
 pub mod session;
 #[cfg(feature = "serve")]

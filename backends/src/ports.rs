@@ -10,9 +10,12 @@ use std::{
 
 use rand::RngExt as _;
 use tokio::net::TcpListener;
-use tunnel_api::TunnelError;
+use tunnel_api::{Owner, TunnelError};
 
-use crate::sockets;
+use crate::{
+    quarantine::{Claim, Quarantine},
+    sockets,
+};
 
 /// Ports to hand out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +32,7 @@ pub struct PortPool {
     range: PortRange,
     extra: BTreeSet<u16>,
     state: Mutex<State>,
+    quarantine: Option<Arc<Quarantine>>,
 }
 
 #[derive(Debug)]
@@ -63,24 +67,52 @@ pub struct PortLease {
 impl PortPool {
     /// A pool of `range`, and of `extra` ports that are handed out only to those who ask for them by number.
     pub fn new(range: PortRange, extra: BTreeSet<u16>) -> Arc<Self> {
+        Self::build(range, extra, None)
+    }
+
+    /// The same, of ports that nobody gets while they are kept for somebody else.
+    pub fn with_quarantine(range: PortRange, extra: BTreeSet<u16>, quarantine: Arc<Quarantine>) -> Arc<Self> {
+        Self::build(range, extra, Some(quarantine))
+    }
+
+    fn build(range: PortRange, extra: BTreeSet<u16>, quarantine: Option<Arc<Quarantine>>) -> Arc<Self> {
         let free = match &range {
             PortRange::Kernel => VecDeque::new(),
             PortRange::Between(ports) => ports.clone().filter(|port| !extra.contains(port)).collect(),
         };
         let state = Mutex::new(State { free, held: HashSet::new() });
-        Arc::new(Self { range, extra, state })
+        Arc::new(Self { range, extra, state, quarantine })
     }
 
-    /// Takes a port and listens on it at `ip`.
-    pub fn listen(self: &Arc<Self>, ip: IpAddr, choice: Choice) -> Result<(PortLease, TcpListener), TunnelError> {
+    /// Takes a port for a tunnel of this owner's and listens on it at `ip`.
+    pub fn listen(
+        self: &Arc<Self>,
+        ip: IpAddr,
+        choice: Choice,
+        owner: &Owner,
+    ) -> Result<(PortLease, TcpListener), TunnelError> {
         match (choice, &self.range) {
-            (Choice::Exactly(port), _) => self.listen_exactly(ip, port),
-            (_, PortRange::Kernel) => self.listen_anywhere(ip, choice),
-            (_, PortRange::Between(_)) => self.listen_in_range(ip, choice),
+            (Choice::Exactly(port), _) => self.listen_exactly(ip, port, owner),
+            (_, PortRange::Kernel) => self.listen_anywhere(ip, choice, owner),
+            (_, PortRange::Between(_)) => self.listen_in_range(ip, choice, owner),
         }
     }
 
-    fn listen_exactly(self: &Arc<Self>, ip: IpAddr, port: u16) -> Result<(PortLease, TcpListener), TunnelError> {
+    /// Whether the port was this owner's lately, so that it may ask for it by number whatever else it may.
+    pub fn is_kept_for(&self, owner: &Owner, port: u16) -> bool {
+        self.quarantine.as_ref().is_some_and(|quarantine| quarantine.is_kept_for(owner, Claim::Port(port)))
+    }
+
+    fn is_barred(&self, owner: &Owner, port: u16) -> bool {
+        self.quarantine.as_ref().is_some_and(|quarantine| quarantine.bars(owner, Claim::Port(port)).is_some())
+    }
+
+    fn listen_exactly(
+        self: &Arc<Self>,
+        ip: IpAddr,
+        port: u16,
+        owner: &Owner,
+    ) -> Result<(PortLease, TcpListener), TunnelError> {
         if !self.hands_out(port) {
             return Err(TunnelError::NotAllowed {
                 why: format!(
@@ -89,6 +121,9 @@ impl PortPool {
                     self.range
                 ),
             });
+        }
+        if let Some(barred) = self.quarantine.as_ref().and_then(|kept| kept.bars(owner, Claim::Port(port))) {
+            return Err(TunnelError::AddressTaken { address: format!("port {port} ({barred})") });
         }
         let taken = || TunnelError::AddressTaken { address: format!("port {port}") };
         let lease = self.hold(port).ok_or_else(taken)?;
@@ -100,10 +135,15 @@ impl PortPool {
     }
 
     /// Ports that turn out to be somebody else's go to the end of the queue, and the next one is tried.
-    fn listen_in_range(self: &Arc<Self>, ip: IpAddr, choice: Choice) -> Result<(PortLease, TcpListener), TunnelError> {
+    fn listen_in_range(
+        self: &Arc<Self>,
+        ip: IpAddr,
+        choice: Choice,
+        owner: &Owner,
+    ) -> Result<(PortLease, TcpListener), TunnelError> {
         let mut passed_over = Vec::new();
         let result = loop {
-            let Some(port) = self.next_free(choice) else { break Err(self.exhausted()) };
+            let Some(port) = self.next_free(choice, owner) else { break Err(self.exhausted()) };
             match sockets::listen_for_streams(SocketAddr::new(ip, port)) {
                 Ok(listener) => break Ok((PortLease { pool: self.clone(), port }, listener)),
                 Err(error) => {
@@ -121,13 +161,18 @@ impl PortPool {
     }
 
     /// The kernel may give a port that a tunnel still holds although it has stopped listening on it; then another one.
-    fn listen_anywhere(self: &Arc<Self>, ip: IpAddr, choice: Choice) -> Result<(PortLease, TcpListener), TunnelError> {
+    fn listen_anywhere(
+        self: &Arc<Self>,
+        ip: IpAddr,
+        choice: Choice,
+        owner: &Owner,
+    ) -> Result<(PortLease, TcpListener), TunnelError> {
         let mut passed_over = Vec::new();
         while passed_over.len() < KERNEL_TRIES {
             let listener =
                 sockets::listen_for_streams(SocketAddr::new(ip, 0)).map_err(|error| cannot_listen(ip, 0, error))?;
             let port = listener.local_addr().map_err(|error| cannot_listen(ip, 0, error))?.port();
-            if !choice.accepts(port) {
+            if !choice.accepts(port) || self.is_barred(owner, port) {
                 passed_over.push(listener);
             } else if let Some(lease) = self.hold(port) {
                 return Ok((lease, listener));
@@ -155,12 +200,12 @@ impl PortPool {
         Some(PortLease { pool: self.clone(), port })
     }
 
-    fn next_free(&self, choice: Choice) -> Option<u16> {
+    fn next_free(&self, choice: Choice, owner: &Owner) -> Option<u16> {
         let mut state = self.lock();
+        let acceptable = |port: &u16| choice.accepts(*port) && !self.is_barred(owner, *port);
         let port = match choice {
             Choice::Unguessable { .. } => {
-                let acceptable = |port: &u16| choice.accepts(*port);
-                // At most three ports are unacceptable, so this almost never goes round.
+                // At most three ports and those that are kept for others are unacceptable, so this almost never goes round.
                 let index = (0..16)
                     .filter(|_| !state.free.is_empty())
                     .map(|_| rand::rng().random_range(0..state.free.len()))
@@ -168,7 +213,10 @@ impl PortPool {
                     .or_else(|| state.free.iter().position(acceptable))?;
                 state.free.swap_remove_back(index)?
             }
-            _ => state.free.pop_front()?,
+            _ => {
+                let index = state.free.iter().position(acceptable)?;
+                state.free.remove(index)?
+            }
         };
         state.held.insert(port);
         Some(port)
@@ -257,6 +305,10 @@ mod tests {
 
     const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
+    fn us() -> Owner {
+        Owner::local()
+    }
+
     /// Three neighbouring ports that were free a moment ago.
     fn three_ports() -> RangeInclusive<u16> {
         loop {
@@ -272,24 +324,24 @@ mod tests {
     #[tokio::test]
     async fn a_port_is_held_until_its_lease_is_dropped() {
         let pool = PortPool::new(PortRange::Between(three_ports()), BTreeSet::new());
-        let (lease, listener) = pool.listen(LOOPBACK, Choice::LongestFree).unwrap();
+        let (lease, listener) = pool.listen(LOOPBACK, Choice::LongestFree, &us()).unwrap();
         let port = lease.port();
         drop(listener);
-        let again = pool.listen(LOOPBACK, Choice::Exactly(port)).unwrap_err();
+        let again = pool.listen(LOOPBACK, Choice::Exactly(port), &us()).unwrap_err();
         assert!(matches!(again, TunnelError::AddressTaken { .. }), "{again:?}");
         drop(lease);
-        pool.listen(LOOPBACK, Choice::Exactly(port)).expect("free again");
+        pool.listen(LOOPBACK, Choice::Exactly(port), &us()).expect("free again");
     }
 
     #[tokio::test]
     async fn an_exhausted_pool_names_its_range() {
         let ports = three_ports();
         let pool = PortPool::new(PortRange::Between(ports.clone()), BTreeSet::new());
-        let held: Vec<_> = (0..3).map(|_| pool.listen(LOOPBACK, Choice::LongestFree).unwrap()).collect();
-        let error = pool.listen(LOOPBACK, Choice::LongestFree).unwrap_err().to_string();
+        let held: Vec<_> = (0..3).map(|_| pool.listen(LOOPBACK, Choice::LongestFree, &us()).unwrap()).collect();
+        let error = pool.listen(LOOPBACK, Choice::LongestFree, &us()).unwrap_err().to_string();
         assert!(error.contains(&format!("{}-{}", ports.start(), ports.end())), "{error}");
         drop(held);
-        pool.listen(LOOPBACK, Choice::LongestFree).expect("free again");
+        pool.listen(LOOPBACK, Choice::LongestFree, &us()).expect("free again");
     }
 
     #[tokio::test]
@@ -297,7 +349,7 @@ mod tests {
         let ports = three_ports();
         let _somebody = std::net::TcpListener::bind((LOOPBACK, *ports.start())).unwrap();
         let pool = PortPool::new(PortRange::Between(ports.clone()), BTreeSet::new());
-        let (lease, _listener) = pool.listen(LOOPBACK, Choice::LongestFree).unwrap();
+        let (lease, _listener) = pool.listen(LOOPBACK, Choice::LongestFree, &us()).unwrap();
         assert_eq!(lease.port(), ports.start() + 1);
     }
 
@@ -307,7 +359,7 @@ mod tests {
         let pool = PortPool::new(PortRange::Between(ports.clone()), BTreeSet::new());
         let mut seen = Vec::new();
         for _ in 0..3 {
-            seen.push(pool.listen(LOOPBACK, Choice::LongestFree).unwrap().0.port());
+            seen.push(pool.listen(LOOPBACK, Choice::LongestFree, &us()).unwrap().0.port());
         }
         assert_eq!(seen, ports.collect::<Vec<_>>());
     }
@@ -317,8 +369,8 @@ mod tests {
         let ports = three_ports();
         let pool = PortPool::new(PortRange::Between(ports.clone()), BTreeSet::new());
         let middle = ports.start() + 1;
-        assert!(pool.listen(LOOPBACK, Choice::Unguessable { apart_from: middle }).is_err());
-        let far = pool.listen(LOOPBACK, Choice::Unguessable { apart_from: *ports.start() }).unwrap();
+        assert!(pool.listen(LOOPBACK, Choice::Unguessable { apart_from: middle }, &us()).is_err());
+        let far = pool.listen(LOOPBACK, Choice::Unguessable { apart_from: *ports.start() }, &us()).unwrap();
         assert_eq!(far.0.port(), *ports.end());
     }
 
@@ -327,8 +379,26 @@ mod tests {
         let ports = three_ports();
         let extra = *three_ports().start();
         let pool = PortPool::new(PortRange::Between(ports.clone()), BTreeSet::from([extra]));
-        pool.listen(LOOPBACK, Choice::Exactly(extra)).expect("an extra port");
-        let error = pool.listen(LOOPBACK, Choice::Exactly(ports.end().wrapping_add(7000))).unwrap_err();
+        pool.listen(LOOPBACK, Choice::Exactly(extra), &us()).expect("an extra port");
+        let error = pool.listen(LOOPBACK, Choice::Exactly(ports.end().wrapping_add(7000)), &us()).unwrap_err();
         assert!(matches!(&error, TunnelError::NotAllowed { why } if why.contains("extra_ports")), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_for_one_goes_to_no_other_by_number_or_by_choice() {
+        use crate::quarantine::GivenUpBy;
+        let ports = three_ports();
+        let quarantine = Quarantine::new(std::time::Duration::from_secs(600));
+        let pool = PortPool::with_quarantine(PortRange::Between(ports.clone()), BTreeSet::new(), quarantine.clone());
+        let (alice, bob, first) = (Owner::new("alice"), Owner::new("bob"), *ports.start());
+        quarantine.give_up(Claim::Port(first), &alice, GivenUpBy::WhoAskedForIt { record: None });
+
+        assert!(pool.is_kept_for(&alice, first) && !pool.is_kept_for(&bob, first));
+        let refusal = pool.listen(LOOPBACK, Choice::Exactly(first), &bob).unwrap_err().to_string();
+        assert!(refusal.contains(&format!("port {first} (kept for its former owner for another")), "{refusal}");
+        let chosen = [(); 2].map(|()| pool.listen(LOOPBACK, Choice::LongestFree, &bob).unwrap());
+        assert_eq!(chosen.each_ref().map(|(lease, _)| lease.port()), [first + 1, first + 2]);
+        assert!(pool.listen(LOOPBACK, Choice::LongestFree, &bob).is_err());
+        pool.listen(LOOPBACK, Choice::Exactly(first), &alice).expect("its former owner may have it at once");
     }
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
+use tunnel_api::TunnelState;
 
 /// How long a tunnel lives without agents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,12 @@ impl Presence {
         Self { online: false, was_dialled: false, expiry, lifetime }
     }
 
+    /// The server was started anew: its agents have been there, and are away.
+    pub(crate) fn resume(&mut self) {
+        self.was_dialled = true;
+        self.leave();
+    }
+
     /// Somebody came where nobody was.
     pub(crate) fn arrive(&mut self) {
         (self.online, self.was_dialled, self.expiry) = (true, true, None);
@@ -53,6 +60,14 @@ impl Presence {
         if !self.online {
             let patience = if self.was_dialled { self.lifetime.grace } else { Some(self.lifetime.dial_within) };
             self.expiry = patience.map(Expiry::after);
+        }
+    }
+
+    pub(crate) fn state(&self) -> TunnelState {
+        match (self.online, self.was_dialled) {
+            (true, _) => TunnelState::Online,
+            (false, false) => TunnelState::Waiting,
+            (false, true) => TunnelState::Offline,
         }
     }
 

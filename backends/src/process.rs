@@ -1,5 +1,5 @@
-//! What a program's `main` needs of its process. Nothing else in the crates calls this: limits and signals concern the whole
-//! process, and are its program's business.
+//! What a program's `main` needs of its process. Nothing else in the crates changes anything here: limits and signals
+//! concern the whole process, and are its program's business.
 
 use std::io;
 
@@ -15,6 +15,15 @@ pub fn raise_descriptor_limit() {
             tracing::warn!(%error, "cannot raise the limit on open files");
         }
     }
+}
+
+/// How many files this process may have open; `None` for as many as it likes.
+pub fn descriptor_limit() -> Option<usize> {
+    #[cfg(unix)]
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    #[cfg(not(unix))]
+    let limit = None::<u64>;
+    limit.and_then(|limit| usize::try_from(limit).ok())
 }
 
 /// The signals that ask a program to stop: Ctrl-C and, where there is one, SIGTERM.

@@ -1,5 +1,5 @@
 //! Copies bytes both ways between a client and an agent's stream until both directions have ended. It knows bytes, a
-//! counter and a cancel signal; policy, names, logs and metrics stay outside.
+//! counter, a pace and a cancel signal; policy, names, logs and metrics stay outside.
 //!
 //! Each direction ends on its own, and an abort stays an abort:
 //!
@@ -16,11 +16,14 @@
 //! - Nothing moves for `half_closed` while one direction is over, or for `unread` while a side does not take what is held
 //!   for it: both are aborted. (Not by TCP_USER_TIMEOUT: since Linux 5.11 that also ends a connection whose reader has
 //!   merely stopped for a while, and a paused download is no fault.)
+//! - A direction that waits for its turn to read, because of the pace, is not standing still, but an abort of its source is
+//!   asked for as above.
 //!
 //! The copy is portable; a faster one between two sockets has its place in `Flow`, behind the same function.
 
 mod duplex;
 mod flow;
+mod pace;
 #[cfg(test)]
 mod tests;
 
@@ -33,29 +36,33 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 pub use duplex::{BoxDuplex, Duplex};
 use flow::{Broken, Flow, FlowState};
+pub use pace::{Bucket, Pace};
 
-/// Relays between `client` and `agent` until both directions have ended, either side aborts, or `cancel` fires.
+/// Relays between `client` and `agent`, no faster than `pace`, until both directions have ended, either side aborts, or
+/// `cancel` fires.
 ///
 /// Dropping the future drops both ends as they are; fire `cancel` to have them aborted.
 pub async fn relay<C: Duplex, A: Duplex>(
     mut client: C,
     mut agent: A,
     progress: &Progress,
+    pace: &Pace,
     times: &RelayTimes,
     cancel: &CancellationToken,
 ) -> RelayEnd {
     let mut relay = Relay {
         ends: [&mut client, &mut agent],
-        flows: [Flow::new(&progress.to_agent), Flow::new(&progress.to_client)],
+        flows: [Flow::new(&progress.to_agent, &pace.to_agent), Flow::new(&progress.to_client, &pace.to_client)],
         times,
         first: 0,
         lingering: false,
         stall: None,
+        asking: None,
     };
     let end = tokio::select! {
         biased;
@@ -145,6 +152,8 @@ struct Relay<'a> {
     first: usize,
     lingering: bool,
     stall: Option<Stall>,
+    /// While a direction waits its turn.
+    asking: Option<Pin<Box<Sleep>>>,
 }
 
 /// What ended the copying.
@@ -165,7 +174,11 @@ enum Stop {
 
 impl Relay<'_> {
     async fn run(&mut self) -> RelayEnd {
-        match poll_fn(|cx| self.poll_copy(cx)).await {
+        let stop = poll_fn(|cx| self.poll_copy(cx)).await;
+        for flow in &mut self.flows {
+            flow.leave_queue();
+        }
+        match stop {
             Stop::Finished => RelayEnd::Finished,
             Stop::LastWordsDelivered => {
                 // The other end gets `linger` to take in what it was told. It is no abort, even if it resets us now.
@@ -208,8 +221,32 @@ impl Relay<'_> {
         if self.told_all_but_still_told() {
             return Poll::Ready(Stop::LastWordsDelivered);
         }
-        let moved = self.steps() != before;
+        if let Poll::Ready(stop) = self.poll_waiting(cx) {
+            return Poll::Ready(stop);
+        }
+        // Whoever waits its turn would move if it might.
+        let moved = self.steps() != before || self.asking.is_some();
         self.poll_stalled(cx, moved)
+    }
+
+    /// While a direction waits its turn its source is not read, and is asked every `linger` whether it has aborted.
+    fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<Stop> {
+        if !self.flows.iter().any(Flow::waits_its_turn) {
+            self.asking = None;
+            return Poll::Pending;
+        }
+        // At least a millisecond, or a `linger` of zero would spin.
+        let linger = self.times.linger.max(Duration::from_millis(1));
+        let timer = self.asking.get_or_insert_with(|| Box::pin(sleep(linger)));
+        while timer.as_mut().poll(cx).is_ready() {
+            timer.set(sleep(linger));
+            let waiting = |end: usize| self.flows[end].state == FlowState::Copying && self.flows[end].waits_its_turn();
+            let unheard = |end: &usize| waiting(*end) && !self.flows[1 - end].source_finished();
+            if let Some(end) = (0..2).filter(unheard).find(|end| self.ends[*end].has_aborted(cx)) {
+                return Poll::Ready(Stop::Unheard(end));
+            }
+        }
+        Poll::Pending
     }
 
     fn poll_direction(&mut self, cx: &mut Context<'_>, source: usize) -> Poll<Stop> {

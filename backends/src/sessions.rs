@@ -14,6 +14,7 @@ use tunnel_api::{AgentLoss, What};
 
 use crate::{
     events::TunnelNews,
+    meters::Meters,
     presence::{Expiry, Lifetime, Presence},
     session::{BoxStream, Session, SessionGone},
     uplink::ClientInfo,
@@ -94,6 +95,18 @@ impl Sessions {
         }
     }
 
+    /// Takes a place if one is free and nobody waits for it.
+    pub(crate) fn take_at_once(self: &Arc<Self>) -> Option<Place> {
+        // None is free while anybody waits: then a place that becomes free is theirs.
+        while let Ok(permit) = self.places.try_acquire() {
+            permit.forget();
+            if let Some(place) = self.pick(&[]) {
+                return Some(place);
+            }
+        }
+        None
+    }
+
     /// Waits for a place in a session that is none of these, and takes it. Whoever waits in [`take`](Self::take) goes first.
     pub(crate) async fn take_other(self: &Arc<Self>, tried: &[u64]) -> Place {
         let mut freed = self.freed.subscribe();
@@ -118,6 +131,10 @@ impl Sessions {
         self.presence.send_modify(Presence::touch);
     }
 
+    pub(crate) fn resume(&self) {
+        self.presence.send_modify(Presence::resume);
+    }
+
     /// Whoever still goes does so because the tunnel is over.
     pub(crate) fn close_books(&self) {
         self.lock().is_over = true;
@@ -128,6 +145,16 @@ impl Sessions {
         let state = self.lock();
         let open = state.members.iter().filter(|member| member.used < member.session.room()).count();
         (open, state.streams)
+    }
+
+    /// Sessions, whether they have room or not.
+    pub(crate) fn members(&self) -> usize {
+        self.lock().members.len()
+    }
+
+    /// Where what happens is counted.
+    pub(crate) fn meters(&self) -> &Meters {
+        self.news.meters()
     }
 
     fn pick(self: &Arc<Self>, tried: &[u64]) -> Option<Place> {
@@ -304,7 +331,7 @@ mod tests {
             backend: "test".into(),
         };
         let lifetime = Lifetime { dial_within: Duration::from_secs(60), grace: None };
-        Sessions::new(lifetime, Events::new().of(Arc::new(about)))
+        Sessions::new(lifetime, Events::new(Arc::default()).of(Arc::new(about)))
     }
 
     fn agent() -> SocketAddr {

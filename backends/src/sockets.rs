@@ -99,7 +99,7 @@ pub fn canonical(addr: SocketAddr) -> SocketAddr {
 
 /// The network that counts as one party: a v4 address, or a v6 /64 (this host is one, too, and not a network).
 #[cfg(feature = "serve")]
-pub(crate) fn network_of(ip: IpAddr) -> IpNet {
+pub fn network_of(ip: IpAddr) -> IpNet {
     match ip.to_canonical() {
         IpAddr::V4(ip) => IpNet::V4(Ipv4Net::from(ip)),
         IpAddr::V6(ip) if ip.is_loopback() => IpNet::V6(Ipv6Net::from(ip)),

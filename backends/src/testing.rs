@@ -12,7 +12,7 @@
 //! same tools.
 //!
 //! The tools: [`rig`] (a backend on a stage), [`door`], [`agent`], [`client`], [`watch`]. The promises: [`bytes`], [`ends`],
-//! [`waits`], [`crowds`], [`lookups`], [`news`], [`leases`]; and [`churn`], which counts what is left at the end and
+//! [`waits`], [`crowds`], [`lookups`], [`news`], [`leases`], [`limits`]; and [`churn`], which counts what is left at the end and
 //! therefore needs a process of its own.
 
 pub mod agent;
@@ -26,6 +26,7 @@ pub mod churn;
 pub mod crowds;
 pub mod ends;
 pub mod leases;
+pub mod limits;
 pub mod lookups;
 pub mod news;
 pub mod waits;
@@ -45,7 +46,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-pub use agent::{AgentStream, Serving, TestAgent, echo};
+pub use agent::{AgentStream, Serving, TestAgent, echo, trust};
 pub use client::{Heard, connect, hear, pattern, say};
 pub use door::BehindDoor;
 pub use rig::{Rig, Setup, Stage};
@@ -168,6 +169,17 @@ macro_rules! conformance {
                 a_tunnel_that_nobody_dials_closes
                 a_tunnel_closes_when_its_agents_are_gone_for_too_long
             }
+            limits {
+                a_client_that_a_tunnel_is_not_for_is_reset_and_no_agent_hears_of_it
+                an_owner_has_no_more_tunnels_than_it_may
+                opens_that_come_too_fast_are_told_when_to_come_again
+                a_client_too_many_is_reset_and_the_next_one_is_served_when_there_is_room
+                a_client_that_would_wait_is_reset_where_too_many_wait
+                an_owner_at_its_limits_holds_up_nobody_else
+                a_limit_that_is_lowered_cuts_nothing
+                a_stream_goes_no_faster_than_its_owner_may
+                what_fails_or_is_given_up_is_not_counted
+            }
         }
     };
     (@list $rig:expr; $($theme:ident { $($promise:ident)+ })+) => {
@@ -200,6 +212,7 @@ mod tests {
             include_str!("testing/crowds.rs"),
             include_str!("testing/ends.rs"),
             include_str!("testing/leases.rs"),
+            include_str!("testing/limits.rs"),
             include_str!("testing/lookups.rs"),
             include_str!("testing/news.rs"),
             include_str!("testing/waits.rs"),

@@ -15,7 +15,12 @@ pub struct Tickets {
 impl Tickets {
     /// With a key of our own. Tickets are good for as long as it lives.
     pub fn new() -> Self {
-        Self { key: rand::random() }
+        Self::with_key(rand::random())
+    }
+
+    /// With this key, which is a secret.
+    pub fn with_key(key: [u8; 32]) -> Self {
+        Self { key }
     }
 
     /// The ticket for a tunnel: 43 characters that need no escaping in a URI.

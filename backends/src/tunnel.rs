@@ -1,23 +1,25 @@
 //! One open tunnel: what was agreed, how it stands, and the task that keeps it until it is over.
 
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, SystemTime},
 };
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tunnel_api::{
-    AddressRequest, CloseReason, Labels, OpenTunnel, OpenedTunnel, PublicAddress, TunnelError, TunnelInfo, TunnelState,
-    TunnelUri,
+    AddressRequest, CloseReason, CredentialId, Labels, OpenTunnel, OpenedTunnel, PublicAddress, TunnelError,
+    TunnelInfo, TunnelName, TunnelState, TunnelUri,
 };
 
 use crate::{
     carrier::DialFrom,
     events::{Identity, TunnelNews},
-    lease::Lease,
-    presence::Presence,
+    quarantine::Claim,
+    records::{Recorded, Unwritten},
+    registry::{AfterRestart, DialIn, Record, text},
     uplink::Uplink,
 };
 
@@ -31,14 +33,27 @@ pub(crate) struct Tunnel {
     pub(crate) dial_from: DialFrom,
     pub(crate) uplink: Uplink,
     pub(crate) open_time: SystemTime,
+    pub(crate) recording: Recording,
+    /// Of whoever opened it last.
+    credential: Mutex<Option<CredentialId>>,
     close: CancellationToken,
     close_reason: OnceLock<CloseReason>,
     closed: CancellationToken,
 }
 
+/// How a tunnel is recorded.
+#[derive(Debug)]
+pub(crate) struct Recording {
+    pub(crate) recorded: Recorded,
+    /// What becomes of it. One of which nothing is left is not recorded.
+    pub(crate) after_restart: Option<AfterRestart>,
+}
+
 /// What a tunnel was opened with, as far as opening its name again has to match it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Terms {
+    #[serde(with = "text")]
     pub(crate) address: AddressRequest,
     pub(crate) connections: u32,
     pub(crate) proxy_protocol: bool,
@@ -46,6 +61,7 @@ pub(crate) struct Terms {
     pub(crate) dial_from: Vec<IpNet>,
     pub(crate) client_allow: Vec<IpNet>,
     pub(crate) client_deny: Vec<IpNet>,
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "humantime_serde")]
     pub(crate) dial_within: Option<Duration>,
     pub(crate) labels: Labels,
 }
@@ -57,6 +73,7 @@ impl Tunnel {
         terms: Terms,
         dial_from: DialFrom,
         uplink: Uplink,
+        (open_time, recording, credential): (SystemTime, Recording, Option<CredentialId>),
     ) -> Self {
         Self {
             news,
@@ -65,7 +82,9 @@ impl Tunnel {
             terms,
             dial_from,
             uplink,
-            open_time: SystemTime::now(),
+            open_time,
+            recording,
+            credential: Mutex::new(credential),
             close: CancellationToken::new(),
             close_reason: OnceLock::new(),
             closed: CancellationToken::new(),
@@ -74,6 +93,55 @@ impl Tunnel {
 
     pub(crate) fn about(&self) -> &Arc<Identity> {
         self.news.about()
+    }
+
+    /// By which of its owner's credentials it was opened last.
+    pub(crate) fn credential(&self) -> Option<CredentialId> {
+        self.lock_credential().clone()
+    }
+
+    /// The part of its address that nobody else can have.
+    pub(crate) fn claim(&self) -> Claim {
+        Claim::Port(self.address.port())
+    }
+
+    /// What is recorded of it, if anything is.
+    pub(crate) fn record(&self) -> Option<Record> {
+        self.record_as(self.dial_from.networks(), self.credential())
+    }
+
+    fn record_as(&self, dial_from: Vec<IpNet>, credential: Option<CredentialId>) -> Option<Record> {
+        let about = self.about();
+        Some(Record::new(
+            about.id.clone(),
+            &about.backend,
+            (about.owner.clone(), credential, about.name.clone()),
+            (self.address.clone(), DialIn::of(&self.uri)),
+            dial_from,
+            (self.open_time, self.recording.after_restart?, self.terms.clone()),
+        ))
+    }
+
+    /// It is opened again: by that credential, for agents from there. First it is recorded, so that what is acknowledged is
+    /// not lost.
+    pub(crate) async fn reopen(
+        &self,
+        dial_from: Vec<IpNet>,
+        credential: Option<CredentialId>,
+    ) -> Result<(), Unwritten> {
+        let is_news = self.dial_from.networks() != dial_from || self.credential() != credential;
+        if is_news && let Some(record) = self.record_as(dial_from.clone(), credential.clone()) {
+            self.recording.recorded.write(record).await?;
+        }
+        self.dial_from.replace(dial_from);
+        *self.lock_credential() = credential;
+        self.uplink.touch();
+        Ok(())
+    }
+
+    fn lock_credential(&self) -> MutexGuard<'_, Option<CredentialId>> {
+        // Nothing panics while it is held.
+        self.credential.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks the keeper to end it. The first reason counts.
@@ -101,16 +169,21 @@ impl Tunnel {
             name: about.name.clone(),
             addresses: vec![self.address.clone()],
             backend: about.backend.to_string(),
-            state: state(&presence),
+            state: presence.state(),
             sessions: u32::try_from(counts.sessions).unwrap_or(u32::MAX),
             streams: u32::try_from(counts.streams).unwrap_or(u32::MAX),
             bytes_to_agent: counts.to_agent,
             bytes_to_client: counts.to_client,
             strangers: counts.strangers,
+            refused_clients: counts.refused_clients,
             open_time: self.open_time,
             expire_time: presence.expiry.map(|expiry| expiry.time),
             labels: self.terms.labels.clone(),
         }
+    }
+
+    pub(crate) fn state(&self) -> TunnelState {
+        self.uplink.presence().borrow().state()
     }
 
     pub(crate) fn opened(&self) -> OpenedTunnel {
@@ -166,9 +239,9 @@ impl Tunnel {
         }
     }
 
-    /// Lives until it is over, and says why. What it holds is released when this returns; whoever calls it takes it off
-    /// the table then and calls [`mark_closed`](Self::mark_closed).
-    pub(crate) async fn keep(&self, leases: Vec<Lease>) -> CloseReason {
+    /// Lives until it is over, and says why. Then its streams are being aborted; whoever calls it releases what it holds, takes
+    /// it off the table and calls [`mark_closed`](Self::mark_closed).
+    pub(crate) async fn live_out(&self) -> CloseReason {
         let ended = tokio::select! {
             biased;
             () = self.close.cancelled() => None,
@@ -178,9 +251,6 @@ impl Tunnel {
             self.close(reason);
         }
         self.uplink.end();
-        for lease in leases {
-            lease.release().await;
-        }
         // Somebody has set it, at the latest we did.
         self.close_reason.get().copied().unwrap_or(CloseReason::Requested)
     }
@@ -215,14 +285,6 @@ impl Tunnel {
     }
 }
 
-fn state(presence: &Presence) -> TunnelState {
-    match (presence.online, presence.was_dialled) {
-        (true, _) => TunnelState::Online,
-        (false, false) => TunnelState::Waiting,
-        (false, true) => TunnelState::Offline,
-    }
-}
-
 impl Terms {
     pub(crate) fn of(request: OpenTunnel) -> Self {
         Self {
@@ -234,6 +296,18 @@ impl Terms {
             client_deny: request.client_deny,
             dial_within: request.dial_within,
             labels: request.labels,
+        }
+    }
+
+    /// The request that they come from, as far as it matters to a tunnel that is there again.
+    pub(crate) fn request(&self, name: Option<TunnelName>) -> OpenTunnel {
+        OpenTunnel {
+            address: self.address.clone(),
+            name,
+            connections: Some(self.connections),
+            proxy_protocol: self.proxy_protocol,
+            dial_within: self.dial_within,
+            ..OpenTunnel::default()
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -20,9 +20,12 @@ use tunnel_api::{StreamEnd, What};
 
 use self::opening::Opening;
 use crate::{
+    clients::ClientFilter,
     events::TunnelNews,
+    meters::{DialInRefused, Meters},
     presence::{Lifetime, Presence},
-    relay::{Duplex, Progress, RelayEnd, RelayTimes, Side, relay},
+    quotas::{Counted, Permit, Refused, Share},
+    relay::{Duplex, Pace, Progress, RelayEnd, RelayTimes, Side, relay},
     session::{BoxStream, Session},
     sessions::{Membership, Place, Sessions},
 };
@@ -44,6 +47,9 @@ struct Inner {
     terms: UplinkTerms,
     sessions: Arc<Sessions>,
     news: TunnelNews,
+    clients: ClientFilter,
+    share: Share,
+    pace: Pace,
     totals: Totals,
     retired: CancellationToken,
     ended: CancellationToken,
@@ -60,8 +66,16 @@ pub struct UplinkTerms {
     pub relay: RelayTimes,
 }
 
+/// A client that may come; counted until this is dropped, or the stream has gone that it gets for it.
+#[derive(Debug)]
+#[must_use = "it is to be connected"]
+pub struct Admitted {
+    client: ClientInfo,
+    counted: Permit,
+}
+
 /// Why a client gets no stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NoStream {
     /// No agent came in time.
@@ -70,6 +84,12 @@ pub enum NoStream {
     /// The tunnel takes no more clients.
     #[error("the tunnel is taken or closed")]
     Retired,
+    /// The tunnel is not for this client.
+    #[error("the tunnel's client_allow and client_deny keep it out")]
+    KeptOut,
+    /// There are as many as may be.
+    #[error(transparent)]
+    LimitReached(#[from] Refused),
 }
 
 /// What went through an uplink in its life.
@@ -77,6 +97,10 @@ pub enum NoStream {
 struct Totals {
     streams: AtomicU64,
     strangers: AtomicU64,
+    /// Clients that the tunnel was not for, or that were too many.
+    refused: AtomicU64,
+    /// Whether there was one that the tunnel was not for.
+    kept_out: AtomicBool,
     bytes: Mutex<Bytes>,
 }
 
@@ -118,11 +142,20 @@ impl Totals {
 }
 
 impl Uplink {
-    pub(crate) fn new(terms: UplinkTerms, lifetime: Lifetime, news: TunnelNews) -> Self {
+    pub(crate) fn new(
+        terms: UplinkTerms,
+        lifetime: Lifetime,
+        news: TunnelNews,
+        clients: ClientFilter,
+        share: Share,
+    ) -> Self {
         Self(Arc::new(Inner {
             terms,
             sessions: Sessions::new(lifetime, news.clone()),
             news,
+            clients,
+            pace: share.pace(),
+            share,
             totals: Totals::default(),
             retired: CancellationToken::new(),
             ended: CancellationToken::new(),
@@ -131,18 +164,32 @@ impl Uplink {
 
     // ---- for fronts ----
 
-    /// A stream for this client: waits, within bounds, for a session with room and opens it there.
+    /// Whether this client may come at all: the tunnel is for it, and it is not one too many. Asked at once for each client, so
+    /// that a crowd that may not costs nothing more; no agent hears of who is refused.
+    pub fn admit(&self, client: ClientInfo) -> Result<Admitted, NoStream> {
+        let admitted = self.check_admitted(client).and_then(|()| {
+            let counted = self.0.share.take(Counted::Streams)?;
+            Ok(Admitted { client, counted })
+        });
+        self.count_refused(admitted)
+    }
+
+    /// A stream for this client: waits, within bounds, for a session with room and opens it there. One that would have to wait
+    /// where too many do is refused at once.
     ///
     /// Dropping the future gives up the place in the queue.
-    pub async fn connect(&self, client: ClientInfo) -> Result<OpenStream, NoStream> {
-        let deadline = Instant::now() + self.0.terms.client_wait;
+    pub async fn connect(&self, admitted: Admitted) -> Result<OpenStream, NoStream> {
+        let Admitted { client, counted } = admitted;
+        let since = Instant::now();
+        let deadline = since + self.0.terms.client_wait;
+        let _waits = self.meters().client_waits();
         tokio::select! {
             biased;
             () = self.retired() => Err(NoStream::Retired),
             opened = timeout_at(deadline, self.open_somewhere(&client)) => {
-                let opened = opened.map_err(|_| NoStream::NoAgent)?;
-                let opening = Opening::new(opened, client, self.0.sessions.clone(), deadline);
-                Ok(OpenStream::new(self.clone(), client, opening))
+                let opened = self.count_refused(opened.map_err(|_| NoStream::NoAgent)?)?;
+                let opening = Opening::new(opened, client, self.0.sessions.clone(), (since, deadline));
+                Ok(OpenStream::new(self.clone(), client, opening, counted))
             }
         }
     }
@@ -152,11 +199,39 @@ impl Uplink {
         self.0.retired.cancelled().await;
     }
 
-    async fn open_somewhere(&self, client: &ClientInfo) -> (BoxStream, Place) {
-        loop {
-            let place = self.0.sessions.take().await;
+    fn count_refused<T>(&self, admitted: Result<T, NoStream>) -> Result<T, NoStream> {
+        if admitted.is_err() {
+            self.0.totals.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        admitted
+    }
+
+    /// Said once a tunnel: whoever misses somebody should find out why.
+    fn check_admitted(&self, client: ClientInfo) -> Result<(), NoStream> {
+        let client = client.client_addr;
+        if self.0.clients.admits(client.ip()) {
+            return Ok(());
+        }
+        if !self.0.totals.kept_out.swap(true, Ordering::Relaxed) {
+            let tunnel = self.0.news.id();
+            tracing::info!(tunnel.id = %tunnel, client.addr = %client, "client reset: the tunnel is not for it (client_allow, client_deny)");
+        }
+        Err(NoStream::KeptOut)
+    }
+
+    /// Only who does not get a stream at once waits.
+    async fn open_somewhere(&self, client: &ClientInfo) -> Result<(BoxStream, Place), NoStream> {
+        let sessions = &self.0.sessions;
+        while let Some(place) = sessions.take_at_once() {
             if let Ok(io) = place.open(client).await {
-                return (io, place);
+                return Ok((io, place));
+            }
+        }
+        let _waiting = self.0.share.take(Counted::WaitingClients)?;
+        loop {
+            let place = sessions.take().await;
+            if let Ok(io) = place.open(client).await {
+                return Ok((io, place));
             }
         }
     }
@@ -178,10 +253,16 @@ impl Uplink {
     /// Somebody dialled in who may not. Counted, and said once a tunnel: whoever runs the agent has to know that its
     /// address is not the one that is let in.
     pub fn turn_away(&self, stranger: SocketAddr) {
+        self.meters().dial_in_refused(DialInRefused::Stranger);
         if self.0.totals.strangers.fetch_add(1, Ordering::Relaxed) == 0 {
             let tunnel = self.0.news.id();
             tracing::info!(tunnel.id = %tunnel, agent.addr = %stranger, "dial-in reset: it is not from where this tunnel's agent may dial (dial_from)");
         }
+    }
+
+    /// Where what happens is counted.
+    pub(crate) fn meters(&self) -> &Meters {
+        self.0.news.meters()
     }
 
     // ---- for the tunnel ----
@@ -192,6 +273,11 @@ impl Uplink {
 
     pub(crate) fn touch(&self) {
         self.0.sessions.touch();
+    }
+
+    /// The tunnel was open before the server was started.
+    pub(crate) fn resume(&self) {
+        self.0.sessions.resume();
     }
 
     /// No more clients and no more agents; what runs goes on.
@@ -211,21 +297,31 @@ impl Uplink {
         let (to_agent, to_client) = self.0.totals.bytes();
         UplinkCounts {
             sessions,
+            members: self.0.sessions.members(),
             streams,
+            all_streams: self.0.totals.streams.load(Ordering::Relaxed),
             to_agent,
             to_client,
             strangers: self.0.totals.strangers.load(Ordering::Relaxed),
+            refused_clients: self.0.totals.refused.load(Ordering::Relaxed),
         }
     }
 }
 
 /// How an uplink stands.
 pub(crate) struct UplinkCounts {
+    /// That can take a client now.
     pub(crate) sessions: usize,
+    /// All sessions.
+    pub(crate) members: usize,
+    /// That are running.
     pub(crate) streams: usize,
+    /// That ever began.
+    pub(crate) all_streams: u64,
     pub(crate) to_agent: u64,
     pub(crate) to_client: u64,
     pub(crate) strangers: u64,
+    pub(crate) refused_clients: u64,
 }
 
 /// A stream that was opened for a client, to be relayed.
@@ -241,6 +337,7 @@ struct Account {
     uplink: Uplink,
     number: u64,
     progress: Arc<Progress>,
+    _counted: Permit,
 }
 
 impl Drop for Account {
@@ -250,13 +347,18 @@ impl Drop for Account {
 }
 
 impl OpenStream {
-    fn new(uplink: Uplink, client: ClientInfo, opening: Opening) -> Self {
+    fn new(uplink: Uplink, client: ClientInfo, opening: Opening, counted: Permit) -> Self {
         if uplink.0.terms.single_use {
             uplink.retire();
         }
         let (number, progress) = uplink.0.totals.begin();
         uplink.0.news.tell(|| What::ClientConnected { stream: number, client: client.client_addr });
-        Self { opening, client, account: Account { uplink, number, progress }, since: Instant::now() }
+        Self {
+            opening,
+            client,
+            account: Account { uplink, number, progress, _counted: counted },
+            since: Instant::now(),
+        }
     }
 
     /// Relays until the stream ends, and reports how it did. Returns when its place is free again.
@@ -264,11 +366,13 @@ impl OpenStream {
         let Self { mut opening, client: who, account, since } = self;
         let inner = &*account.uplink.0;
         let run = async |stream: &mut dyn Duplex| {
-            let end = relay(client, stream, &account.progress, &inner.terms.relay, &inner.ended).await;
+            let relayed = relay(client, stream, &account.progress, &inner.pace, &inner.terms.relay, &inner.ended).await;
+            let end = stream_end(relayed);
+            inner.news.meters().stream_ended(end);
             inner.news.tell(|| What::ClientEnded {
                 stream: account.number,
                 client: who.client_addr,
-                end: stream_end(end),
+                end,
                 bytes_to_agent: account.progress.to_agent(),
                 bytes_to_client: account.progress.to_client(),
                 duration: since.elapsed(),

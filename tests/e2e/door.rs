@@ -138,9 +138,13 @@ async fn what_it_does_not_speak_is_closed_at_once() {
     within(async {
         let server = server().await;
         let client_hello = [0x16, 3, 1, 0, 200, 1, 0, 0, 196, 3, 3];
-        for bytes in [&client_hello[..], b"\0\0\0\0", b"\r\n\r\n", &[0xff; 100]] {
+        // Who hopes for TLS is told in TLS, by an alert, that there is none.
+        let handshake_failure = [0x15, 3, 3, 0, 2, 2, 40];
+        for (bytes, answer) in
+            [(&client_hello[..], &handshake_failure[..]), (b"\0\0\0\0", b""), (b"\r\n\r\n", b""), (&[0xff; 100], b"")]
+        {
             let start = Instant::now();
-            assert_eq!(say(&server, bytes).await, b"");
+            assert_eq!(say(&server, bytes).await, answer);
             assert!(start.elapsed() < Duration::from_secs(2), "{bytes:?} is closed after {:?}", start.elapsed());
         }
         answers_within(Duration::from_secs(1), &server).await;

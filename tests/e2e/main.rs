@@ -1,5 +1,6 @@
 //! The service from end to end: a server, agents and clients over real sockets on loopback. One file a promise.
 #![allow(clippy::unwrap_used, reason = "all of this is tests, also what they share")]
+#![allow(clippy::large_futures, reason = "a test that awaits much is one, once")]
 
 /// Runs each of these tests on both backends.
 macro_rules! each_backend {
@@ -32,4 +33,6 @@ mod long_paths;
 mod restarts;
 mod rpc;
 mod sdk;
+mod seen;
 mod streams;
+mod tls;

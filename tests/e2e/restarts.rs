@@ -7,8 +7,9 @@ use std::{
 };
 
 use futures_util::{StreamExt, future::join_all};
+use tempfile::{TempDir, tempdir};
 use tunnel_agent::{Agent, AgentState, Tunnel};
-use tunnel_api::{Caller, WatchFilter, What};
+use tunnel_api::{Caller, Page, TunnelId, WatchFilter, What};
 use tunnel_backends::ports::PortRange;
 use tunnel_server::{Config, Running};
 use tunnel_tests::{
@@ -27,11 +28,12 @@ struct Place {
     listen: u16,
     public: RangeInclusive<u16>,
     dial_in: RangeInclusive<u16>,
+    state: Option<TempDir>,
 }
 
 impl Place {
     fn new(public: RangeInclusive<u16>) -> Self {
-        Self { listen: *ports(1).start(), public, dial_in: ports(4) }
+        Self { listen: *ports(1).start(), public, dial_in: ports(4), state: None }
     }
 
     async fn start(&self) -> Running {
@@ -40,6 +42,7 @@ impl Place {
             config.ports.public = PortRange::Between(self.public.clone());
             config.ports.dial_in = PortRange::Between(self.dial_in.clone());
             config.drain = Duration::from_secs(5);
+            config.state = self.state.as_ref().map(|state| state.path().to_owned());
         })
         .await
     }
@@ -68,6 +71,38 @@ async fn an_agent_comes_back_to_its_address_when_the_server_is_started_again(bac
     assert_eq!(ask(public, b"after").await.unwrap(), b"after");
     assert!(!forwarding.is_finished());
     forwarding.abort();
+}
+
+/// Without a name, and without opening it again.
+#[tokio::test]
+async fn an_agent_comes_back_to_the_same_tunnel_where_the_server_keeps_its_state() {
+    within(async {
+        let place = Place { state: Some(tempdir().unwrap()), ..Place::new(ports(4)) };
+        let first = place.start().await;
+        let mut tunnel = listen_on(&first, "mux").await;
+        let (address, mut state) = (tunnel.address().clone(), tunnel.state());
+        state.wait_for(|state| *state == AgentState::Online).await.unwrap();
+        let before = ids(&first).await;
+        let origin = Origin::echo().await.unwrap();
+        let target = origin.addr().to_string();
+        let forwarding = tokio::spawn(async move { tunnel.forward_to(target).await });
+
+        first.shutdown().await;
+        state.wait_for(|state| *state == AgentState::Dialling).await.unwrap();
+        let second = place.start().await;
+
+        state.wait_for(|state| *state == AgentState::Online).await.unwrap();
+        assert_eq!(ask(at(&address.to_string()), b"after").await.unwrap(), b"after");
+        assert_eq!((before.len(), ids(&second).await), (1, before));
+        forwarding.abort();
+    })
+    .await;
+}
+
+async fn ids(server: &Running) -> Vec<TunnelId> {
+    let everything = Page { after: None, limit: Page::MAX };
+    let open = server.backend().list_tunnels(&Caller::embedded(), &everything).await.unwrap();
+    open.into_iter().map(|info| info.id).collect()
 }
 
 /// All of them lose the server in the same moment.

@@ -2,11 +2,13 @@
 //! against a server and an agent that run elsewhere; `bin/tested-server.rs` is a [`process`] of its own for tests to measure.
 
 pub mod beside;
+pub mod certificates;
 pub mod client;
 pub mod credentials;
 pub mod detour;
 pub mod frames;
 pub mod limit;
+pub mod metrics;
 pub mod oracle;
 pub mod origin;
 pub mod path;

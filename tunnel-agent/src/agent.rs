@@ -1,8 +1,9 @@
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use tunnel_api::{
     Caller, NameError, TunnelBackend, TunnelError,
-    rpc::{ConnectError, RemoteBackend},
+    rpc::{Connect, ConnectError, Token, TokenError},
+    tls::{ClientCertificate, ClientTls, Trust},
 };
 use tunnel_backends::carrier::DialError;
 
@@ -12,6 +13,31 @@ use crate::{Tunnel, TunnelListener};
 #[derive(Clone)]
 pub struct Agent {
     backend: Arc<dyn TunnelBackend>,
+    tls: ClientTls,
+}
+
+/// How to connect to a tunnel server, where its URL does not say it all.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use tunnel_agent::{Agent, Trust};
+///
+/// let agent = Agent::builder("https://tunnels.example:8010")
+///     .trust(Trust::ca_file("ca.pem".as_ref())?)
+///     .token_file("token")
+///     .connect()
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "it connects when connect is called"]
+pub struct AgentBuilder {
+    url: String,
+    trust: Trust,
+    certificate: Option<ClientCertificate>,
+    token: Option<Result<Token, TokenError>>,
+    insecure: bool,
 }
 
 /// Why a tunnel could not be opened.
@@ -30,14 +56,26 @@ pub enum OpenError {
 }
 
 impl Agent {
-    /// An agent of the tunnel server at `url`, such as `http://tunnels.example:8010`.
+    /// An agent of the tunnel server at `url`, such as `https://tunnels.example:8010`, trusting whom this system trusts.
     pub async fn connect(url: &str) -> Result<Self, ConnectError> {
-        Ok(Self::embedded(Arc::new(RemoteBackend::connect(url).await?)))
+        Self::builder(url).connect().await
+    }
+
+    /// The same with a token, or trusting others.
+    pub fn builder(url: impl Into<String>) -> AgentBuilder {
+        AgentBuilder { url: url.into(), trust: Trust::system(), certificate: None, token: None, insecure: false }
     }
 
     /// An agent of a backend in this process.
     pub fn embedded(backend: Arc<dyn TunnelBackend>) -> Self {
-        Self { backend }
+        Self { backend, tls: ClientTls::default() }
+    }
+
+    /// Dials `ptths` tunnels so: for backends behind which there is a server elsewhere.
+    #[must_use]
+    pub fn with_tls(mut self, tls: ClientTls) -> Self {
+        self.tls = tls;
+        self
     }
 
     /// Opens a tunnel and starts dialling in. It stays open until the listener is dropped and the streams it gave out have
@@ -45,7 +83,52 @@ impl Agent {
     pub async fn open(&self, tunnel: Tunnel) -> Result<TunnelListener, OpenError> {
         let request = tunnel.request(None)?;
         let opened = self.backend.open_tunnel(&Caller::embedded(), request).await?;
-        TunnelListener::start(self.backend.clone(), tunnel, opened).map_err(Into::into)
+        TunnelListener::start(self.backend.clone(), self.tls.clone(), tunnel, opened).map_err(Into::into)
+    }
+}
+
+impl AgentBuilder {
+    /// Trusts these servers, for calls and for dialling in.
+    pub fn trust(mut self, trust: Trust) -> Self {
+        self.trust = trust;
+        self
+    }
+
+    /// Shows this certificate to servers that ask for one.
+    pub fn client_certificate(mut self, certificate: ClientCertificate) -> Self {
+        self.certificate = Some(certificate);
+        self
+    }
+
+    /// Shows this token with each call. Off this host it goes encrypted only.
+    pub fn token(mut self, token: &str) -> Self {
+        self.token = Some(Token::value(token));
+        self
+    }
+
+    /// Shows the token in this file with each call. The file is read each time, so that it can be replaced.
+    pub fn token_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.token = Some(Ok(Token::file(path)));
+        self
+    }
+
+    /// The token may go out unencrypted: for networks in which nobody else can read.
+    pub fn insecure(mut self) -> Self {
+        self.insecure = true;
+        self
+    }
+
+    /// Connects.
+    pub async fn connect(self) -> Result<Agent, ConnectError> {
+        let tls = ClientTls::new(self.trust, self.certificate);
+        let mut connect = Connect::to(self.url).tls(tls.clone());
+        if let Some(token) = self.token {
+            connect = connect.token(token?);
+        }
+        if self.insecure {
+            connect = connect.insecure();
+        }
+        Ok(Agent::embedded(Arc::new(connect.connect().await?)).with_tls(tls))
     }
 }
 

@@ -7,7 +7,7 @@ mod target;
 use std::sync::Arc;
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tunnel_backends::relay::{Duplex as _, RelayTimes, relay};
+use tunnel_backends::relay::{Duplex as _, Pace, RelayTimes, relay};
 
 use crate::{TunnelListener, stream::Offered};
 
@@ -94,7 +94,7 @@ impl Forwarding {
             // It has given up meanwhile, and has not finished.
             return service.abort_on_drop();
         };
-        let end = relay(client, service, counted.progress(), &RelayTimes::default(), hang_up).await;
+        let end = relay(client, service, counted.progress(), &Pace::default(), &RelayTimes::default(), hang_up).await;
         tracing::debug!(client.addr = %from, ?end, "stream ended");
     }
 }

@@ -14,7 +14,8 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tunnel_api::{
-    AddressRequest, Caller, CloseReason, OpenedTunnel, TunnelBackend, TunnelError, TunnelEvents, TunnelRef, WatchFilter,
+    AddressRequest, Caller, CloseReason, OpenedTunnel, TunnelBackend, TunnelError, TunnelEvents, TunnelRef,
+    WatchFilter, tls::ClientTls,
 };
 use tunnel_backends::carrier::{ClientsPerDialIn, DialError, Dialler, dialler_for};
 
@@ -35,10 +36,16 @@ pub(crate) struct Stop {
     pub(crate) close: CancellationToken,
 }
 
+/// How a tunnel is dialled.
+pub(crate) struct Dialling {
+    pub(crate) tls: ClientTls,
+    pub(crate) dialler: Arc<dyn Dialler>,
+}
+
 /// One tunnel's keeper. A task of its own, from the listener's start until the tunnel is over.
 pub(crate) struct Keeper {
     backend: Arc<dyn TunnelBackend>,
-    dialler: Arc<dyn Dialler>,
+    dialling: Dialling,
     tunnel: Tunnel,
     opened: OpenedTunnel,
     streams: mpsc::Sender<Offered>,
@@ -53,6 +60,8 @@ pub(crate) struct Keeper {
     live: usize,
     /// The server did not know the tunnel when it was last dialled.
     was_unknown: bool,
+    /// The last dial-in found no TLS with the server: that was said.
+    has_no_tls: bool,
     demand: Demand,
     backoff: Backoff,
 }
@@ -70,12 +79,28 @@ enum Over {
     Left,
     /// Somebody closed the tunnel.
     Closed,
+    /// The server refuses our credentials.
+    Refused,
+}
+
+impl Over {
+    /// What a tunnel's end means for us; nothing where it is to be opened again.
+    fn by(reason: CloseReason) -> Option<Self> {
+        match reason {
+            CloseReason::Requested => Some(Self::Closed),
+            CloseReason::Revoked => {
+                tracing::warn!("the tunnel was closed: its credentials were revoked");
+                Some(Self::Refused)
+            }
+            _ => None,
+        }
+    }
 }
 
 impl Keeper {
     pub(crate) fn new(
         backend: Arc<dyn TunnelBackend>,
-        dialler: Box<dyn Dialler>,
+        dialling: Dialling,
         tunnel: Tunnel,
         opened: OpenedTunnel,
         streams: mpsc::Sender<Offered>,
@@ -85,7 +110,7 @@ impl Keeper {
         let most = tunnel.most_waiting().min(opened.connections as usize).max(1);
         Self {
             backend,
-            dialler: dialler.into(),
+            dialling,
             tunnel,
             opened,
             streams,
@@ -96,6 +121,7 @@ impl Keeper {
             connected: mpsc::channel(64),
             live: 0,
             was_unknown: false,
+            has_no_tls: false,
             demand: Demand::new(most),
             backoff: Backoff::default(),
         }
@@ -103,17 +129,20 @@ impl Keeper {
 
     pub(crate) async fn run(mut self) {
         let close = self.stop.close.clone();
+        let mut end = AgentState::Closed;
         tokio::select! {
             biased;
             () = close.cancelled() => self.give_up().await,
             over = self.serve() => {
                 self.dial_ins.abort_all();
-                if matches!(over, Over::Left) {
-                    self.leave(&close).await;
+                match over {
+                    Over::Left => self.leave(&close).await,
+                    Over::Closed => {}
+                    Over::Refused => end = AgentState::Refused,
                 }
             }
         }
-        self.state.send_replace(AgentState::Closed);
+        self.state.send_replace(end);
     }
 
     /// Lets what runs end, then closes the tunnel; a named one stays ours.
@@ -144,8 +173,8 @@ impl Keeper {
         let leave = self.stop.leave.clone();
         self.fill();
         let mut events = self.watch().await;
-        if was_closed(&mut events).await {
-            return Over::Closed;
+        if let Some(over) = was_closed(&mut events).await.and_then(Over::by) {
+            return over;
         }
         // While we find out how the tunnel stands after a failure, nothing is dialled; what is connected goes on.
         let mut inquiry: Option<Inquiry> = None;
@@ -161,12 +190,12 @@ impl Keeper {
                 biased;
                 () = leave.cancelled() => return Over::Left,
                 reason = closed(&mut events) => {
-                    if reason == Some(CloseReason::Requested) {
-                        return Over::Closed;
+                    if let Some(over) = reason.and_then(Over::by) {
+                        return over;
                     }
                 }
                 Some(()) = self.connected.1.recv() => {
-                    (self.live, self.was_unknown) = (self.live + 1, false);
+                    (self.live, self.was_unknown, self.has_no_tls) = (self.live + 1, false, false);
                     self.show(AgentState::Online);
                 }
                 Some(dial_in) = self.dial_ins.join_next() => match self.dial_in_ended(dial_in) {
@@ -179,9 +208,11 @@ impl Keeper {
                     inquiry = match standing {
                         Standing::Open => None,
                         Standing::Unknown => Some(self.ask_again(Failure::Silent)),
+                        Standing::Refused(error) => return refused(&error),
                         Standing::Gone => {
-                            if let Ok(Some(CloseReason::Requested)) = timeout(TOLD, closed(&mut events)).await {
-                                return Over::Closed;
+                            let told = timeout(TOLD, closed(&mut events)).await.ok().flatten();
+                            if let Some(over) = told.and_then(Over::by) {
+                                return over;
                             }
                             match self.open_again().await {
                                 Ok(()) => {
@@ -189,6 +220,7 @@ impl Keeper {
                                     events = None;
                                     None
                                 }
+                                Err(error) if is_refusal(&error) => return refused(&error),
                                 Err(error) => {
                                     tracing::warn!(%error, "cannot open the tunnel again; trying on");
                                     Some(self.ask_again(Failure::Refused))
@@ -206,7 +238,7 @@ impl Keeper {
 
     /// As many dial-ins as there should be.
     fn fill(&mut self) {
-        let wanted = match self.dialler.clients() {
+        let wanted = match self.dialling.dialler.clients() {
             ClientsPerDialIn::One => self.demand.target(),
             ClientsPerDialIn::Many => self.tunnel.session_count(),
         };
@@ -218,7 +250,7 @@ impl Keeper {
     /// The application takes clients at its own pace. One that it has not taken keeps its dial-in from being replaced, so
     /// that the rest wait at the server.
     fn dial(&mut self) {
-        let (dialler, uri, streams) = (self.dialler.clone(), self.opened.uri.clone(), self.streams.clone());
+        let (dialler, uri, streams) = (self.dialling.dialler.clone(), self.opened.uri.clone(), self.streams.clone());
         let (connected, running) = (self.connected.0.clone(), self.running.clone());
         self.dial_ins.spawn(async move {
             let mut clients = match dialler.dial(&uri).await {
@@ -254,7 +286,7 @@ impl Keeper {
             }
         };
         self.live = self.live.saturating_sub(usize::from(dial_in.connected.is_some()));
-        match (dial_in.ended, self.dialler.clients()) {
+        match (dial_in.ended, self.dialling.dialler.clients()) {
             (Ok(()), ClientsPerDialIn::One) => {
                 self.demand.client_came();
                 self.backoff.reset();
@@ -271,6 +303,12 @@ impl Keeper {
             }
             (Err(error), _) => {
                 tracing::debug!(%error, cause = ?std::error::Error::source(&error), "dial-in failed");
+                if let DialError::Tls(why) = &error
+                    && !std::mem::replace(&mut self.has_no_tls, true)
+                {
+                    // It heals only if somebody does something about it.
+                    tracing::warn!("cannot dial in: {why}; trying on");
+                }
                 if self.live == 0 {
                     self.show(AgentState::Dialling);
                 }
@@ -281,7 +319,7 @@ impl Keeper {
 
     /// After a failure: waits as long as one should, then finds out how the tunnel stands.
     fn inquire(&mut self, error: &DialError) -> Inquiry {
-        match (error, self.dialler.clients()) {
+        match (error, self.dialling.dialler.clients()) {
             // The server has said so, to the one who had the ticket. (One that says so of what it has just given out is not
             // asked at that pace.)
             (DialError::UnknownTunnel, _) => {
@@ -313,6 +351,7 @@ impl Keeper {
             match backend.get_tunnel_address(&Caller::embedded(), &uri).await {
                 Ok(_) => Standing::Open,
                 Err(TunnelError::NotFound) => Standing::Gone,
+                Err(error) if is_refusal(&error) => Standing::Refused(error),
                 Err(error) => {
                     tracing::debug!(%error, "the tunnel server does not answer");
                     Standing::Unknown
@@ -334,7 +373,7 @@ impl Keeper {
         if opened.uri.scheme() != self.opened.uri.scheme() {
             // The server has another default backend than it had.
             let unknown = |error: DialError| TunnelError::invalid("backend", error.to_string());
-            self.dialler = dialler_for(&opened.uri, &tunnel_api::tls::ClientTls::default()).map_err(unknown)?.into();
+            self.dialling.dialler = dialler_for(&opened.uri, &self.dialling.tls).map_err(unknown)?.into();
         }
         self.opened = opened;
         self.dial_ins.shutdown().await;
@@ -375,6 +414,17 @@ enum Standing {
     Open,
     Gone,
     Unknown,
+    Refused(TunnelError),
+}
+
+/// Whether the server refuses us and not merely this call: the next one would fare no better.
+fn is_refusal(error: &TunnelError) -> bool {
+    matches!(error, TunnelError::Unauthenticated { .. } | TunnelError::NotGranted { .. })
+}
+
+fn refused(error: &TunnelError) -> Over {
+    tracing::warn!(%error, "the tunnel server refuses our credentials");
+    Over::Refused
 }
 
 type Inquiry = Pin<Box<dyn Future<Output = Standing> + Send>>;

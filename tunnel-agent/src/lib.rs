@@ -25,9 +25,13 @@ mod news;
 mod stream;
 mod tunnel;
 
-pub use agent::{Agent, OpenError};
+pub use agent::{Agent, AgentBuilder, OpenError};
 pub use forward::{ForwardCounts, ForwardMeter, Forwarding, Target, TargetError};
 pub use listener::{AgentState, TunnelListener};
 pub use stream::{Peer, TunnelStream};
 pub use tunnel::Tunnel;
-pub use tunnel_api::{PublicAddress, TunnelError, TunnelId, rpc::ConnectError};
+pub use tunnel_api::{
+    PublicAddress, TunnelError, TunnelId,
+    rpc::ConnectError,
+    tls::{ClientCertificate, Fingerprint, Trust, TrustError},
+};

@@ -13,12 +13,12 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tunnel_api::{OpenedTunnel, PublicAddress, TunnelBackend, TunnelId};
+use tunnel_api::{OpenedTunnel, PublicAddress, TunnelBackend, TunnelId, tls::ClientTls};
 use tunnel_backends::carrier::{DialError, dialler_for};
 
 use crate::{
     Peer, Tunnel, TunnelStream,
-    keeper::{Keeper, Stop},
+    keeper::{Dialling, Keeper, Stop},
     stream::Offered,
 };
 
@@ -51,20 +51,39 @@ pub enum AgentState {
     Online,
     /// The tunnel was closed by somebody else, or by us.
     Closed,
+    /// The server refuses our credentials, or they no longer grant the tunnel; what was open is closed. Trying again would
+    /// not help.
+    Refused,
+}
+
+impl AgentState {
+    /// Whether it will stay so.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Closed | Self::Refused)
+    }
 }
 
 impl TunnelListener {
     pub(crate) fn start(
         backend: Arc<dyn TunnelBackend>,
+        tls: ClientTls,
         tunnel: Tunnel,
         opened: OpenedTunnel,
     ) -> Result<Self, DialError> {
-        let dialler = dialler_for(&opened.uri, &tunnel_api::tls::ClientTls::default())?;
+        let dialler = dialler_for(&opened.uri, &tls)?;
         let (id, address) = (opened.id.clone(), opened.address.clone());
         let (streams_in, streams) = mpsc::channel(1);
         let (state_in, state) = watch::channel(AgentState::Dialling);
         let stop = Stop { leave: CancellationToken::new(), close: CancellationToken::new() };
-        let keeper = Keeper::new(backend, dialler, tunnel, opened, streams_in, state_in, stop.clone());
+        let keeper = Keeper::new(
+            backend,
+            Dialling { tls, dialler: dialler.into() },
+            tunnel,
+            opened,
+            streams_in,
+            state_in,
+            stop.clone(),
+        );
         let keeper = tokio::spawn(keeper.run());
         let leave = stop.leave.clone().drop_guard();
         Ok(Self { id, address, streams, state, stop, hang_up: CancellationToken::new(), keeper, _leave: leave })
@@ -103,7 +122,7 @@ impl TunnelListener {
     /// Resolves when the tunnel is closed for good.
     pub async fn closed(&self) {
         // The keeper's end is as good as its word.
-        let _ = self.state.clone().wait_for(|state| *state == AgentState::Closed).await;
+        let _ = self.state.clone().wait_for(|state| state.is_final()).await;
     }
 
     /// Leaves a named tunnel to whoever opens it next, and closes any other. Clients that are being

@@ -1,4 +1,4 @@
-//! What the server tells of our tunnel, as far as it matters: whether somebody closed it.
+//! What the server tells of our tunnel, as far as it matters: whether it was closed, and why.
 
 use std::time::Duration;
 
@@ -6,22 +6,22 @@ use futures_util::StreamExt;
 use tokio::time::timeout;
 use tunnel_api::{CloseReason, TunnelEvents, What};
 
-/// Whether somebody closed the tunnel between its opening and our watching it: then it is no part of the present state.
-pub(crate) async fn was_closed(events: &mut Option<TunnelEvents>) -> bool {
-    let Some(news) = events else { return false };
+/// Why the tunnel was closed between its opening and our watching it, if it was: then it is no part of the present state.
+pub(crate) async fn was_closed(events: &mut Option<TunnelEvents>) -> Option<CloseReason> {
+    let news = events.as_mut()?;
     let told = async {
         let mut present = false;
         while let Some(Ok(event)) = news.next().await {
             match event.what {
                 What::Present(_) => present = true,
-                What::Closed { reason } => return reason == CloseReason::Requested,
-                What::Ready => return !present,
+                What::Closed { reason } => return Some(reason),
+                What::Ready => return (!present).then_some(CloseReason::Requested),
                 _ => {}
             }
         }
-        false
+        None
     };
-    timeout(PRESENT, told).await.unwrap_or(false)
+    timeout(PRESENT, told).await.unwrap_or_default()
 }
 
 /// Why the tunnel was closed; `None` when there will be no news. Then it is not asked again: it would never resolve.

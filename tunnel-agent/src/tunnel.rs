@@ -1,3 +1,4 @@
+use ipnet::IpNet;
 use tunnel_api::{AddressRequest, NameError, OpenTunnel, TunnelName};
 
 /// Which tunnel to open.
@@ -7,6 +8,8 @@ pub struct Tunnel {
     backend: Option<String>,
     name: Option<String>,
     labels: Vec<(String, String)>,
+    client_allow: Vec<IpNet>,
+    client_deny: Vec<IpNet>,
     connections: u32,
     sessions: usize,
 }
@@ -19,6 +22,8 @@ impl Tunnel {
             backend: None,
             name: None,
             labels: Vec::new(),
+            client_allow: Vec::new(),
+            client_deny: Vec::new(),
             connections: DIAL_INS,
             sessions: 1,
         }
@@ -49,6 +54,21 @@ impl Tunnel {
     #[must_use]
     pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.labels.push((key.into(), value.into()));
+        self
+    }
+
+    /// Only clients from these networks may come; together with those that were allowed before. Whoever is not allowed is
+    /// reset by the server, and we never hear of it.
+    #[must_use]
+    pub fn allow_clients(mut self, networks: impl IntoIterator<Item = IpNet>) -> Self {
+        self.client_allow.extend(networks);
+        self
+    }
+
+    /// Clients from these networks may not come, even where they are allowed otherwise.
+    #[must_use]
+    pub fn deny_clients(mut self, networks: impl IntoIterator<Item = IpNet>) -> Self {
+        self.client_deny.extend(networks);
         self
     }
 
@@ -92,6 +112,8 @@ impl Tunnel {
             connections: Some(self.connections),
             proxy_protocol: true,
             labels: self.labels.iter().cloned().collect(),
+            client_allow: self.client_allow.clone(),
+            client_deny: self.client_deny.clone(),
             ..OpenTunnel::default()
         })
     }

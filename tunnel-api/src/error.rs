@@ -101,6 +101,23 @@ impl TunnelError {
         Self::Internal { doing: doing.into(), source: Arc::from(source.into()) }
     }
 
+    /// What kind of refusal it is: a word for programs, as the RPC has it in `ErrorInfo`, logs and metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Invalid { .. } => "INVALID",
+            Self::NotFound => "NOT_FOUND",
+            Self::AddressTaken { .. } => "ADDRESS_TAKEN",
+            Self::NotAllowed { .. } => "NOT_ALLOWED",
+            Self::Unauthenticated { .. } => "UNAUTHENTICATED",
+            Self::NotGranted { .. } => "NOT_GRANTED",
+            Self::NameConflict { .. } => "NAME_CONFLICT",
+            Self::LimitReached { .. } => "LIMIT_REACHED",
+            Self::Unavailable { .. } => "UNAVAILABLE",
+            Self::Unsupported { .. } => "UNSUPPORTED",
+            Self::Internal { .. } => "INTERNAL",
+        }
+    }
+
     /// The service is going away.
     pub fn draining() -> Self {
         Self::Unavailable { why: "the server is draining; try again".to_owned(), retry_after: None }

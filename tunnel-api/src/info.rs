@@ -25,6 +25,8 @@ pub struct TunnelInfo {
     pub bytes_to_client: u64,
     /// Dial-ins reset because they came from elsewhere.
     pub strangers: u64,
+    /// Clients reset because the tunnel is not for them, or because they were too many.
+    pub refused_clients: u64,
     /// When it was opened.
     pub open_time: SystemTime,
     /// When it closes by itself unless an agent comes.

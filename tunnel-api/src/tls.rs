@@ -107,6 +107,10 @@ impl fmt::Debug for ClientTls {
 
 #[cfg(test)]
 mod tests {
+    use rcgen::{Certificate, CertificateParams, KeyPair};
+    use rustls::pki_types::PrivateKeyDer;
+    use tokio_rustls::TlsAcceptor;
+
     use super::*;
 
     #[test]
@@ -121,5 +125,77 @@ mod tests {
         {
             assert_eq!(text.parse::<Fingerprint>(), Err(FingerprintError), "{text}");
         }
+    }
+
+    /// What a client hears that wants to talk to 127.0.0.1 and meets somebody with this certificate.
+    async fn meet(certificate: CertificateParams, trust: impl FnOnce(&Certificate) -> Trust) -> Result<(), String> {
+        let key = KeyPair::generate().unwrap();
+        let certificate = certificate.self_signed(&key).unwrap();
+        let server = rustls::ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+            .unwrap();
+        let (near, far) = tokio::io::duplex(4096);
+        let server = tokio::spawn(TlsAcceptor::from(Arc::new(server)).accept(far));
+        let tls = ClientTls::new(trust(&certificate), None);
+        let met = tls.connect(near, &"127.0.0.1".parse().unwrap(), b"h2").await;
+        server.abort();
+        met.map(drop).map_err(|error| error.to_string())
+    }
+
+    fn certificate(name: &str) -> CertificateParams {
+        CertificateParams::new(vec![name.to_owned()]).unwrap()
+    }
+
+    fn itself(certificate: &Certificate) -> Trust {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certificate.der().clone()).unwrap();
+        Trust(trust::Anchor::Ca(roots))
+    }
+
+    fn pinned(certificate: &Certificate) -> Trust {
+        Trust::fingerprint(Fingerprint::of(certificate.der()))
+    }
+
+    #[tokio::test]
+    async fn a_self_signed_certificate_is_its_own_authority() {
+        assert_eq!(meet(certificate("127.0.0.1"), itself).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_pinned_certificate_is_trusted_whatever_name_and_dates_are_in_it() {
+        let mut old = certificate("elsewhere.example");
+        old.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        assert_eq!(meet(old, pinned).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_with_a_certificate_is_told_with_its_fingerprint() {
+        let mut old = certificate("127.0.0.1");
+        old.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        for (certificate, words) in
+            [(old, "has expired"), (certificate("elsewhere.example"), "is for elsewhere.example, not for 127.0.0.1")]
+        {
+            let refused = meet(certificate, itself).await.unwrap_err();
+            assert!(refused.contains(words) && refused.contains("sha256:"), "{refused}");
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_does_not_speak_tls_is_told_apart() {
+        for answer in ["HTTP/1.1 400 Bad Request\r\n\r\n", ""] {
+            let (near, mut far) = tokio::io::duplex(4096);
+            tokio::io::AsyncWriteExt::write_all(&mut far, answer.as_bytes()).await.unwrap();
+            tokio::io::AsyncWriteExt::shutdown(&mut far).await.unwrap();
+            let refused = pinned_to_nothing().connect(near, &"127.0.0.1".parse().unwrap(), b"h2").await.unwrap_err();
+            assert!(matches!(refused, HandshakeError::NoTls), "{answer:?}: {refused:?}");
+        }
+    }
+
+    fn pinned_to_nothing() -> ClientTls {
+        let nothing = format!("sha256:{}", "0".repeat(64)).parse().unwrap();
+        ClientTls::new(Trust::fingerprint(nothing), None)
     }
 }

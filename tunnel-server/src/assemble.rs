@@ -5,11 +5,18 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 use tunnel_api::{Host, Router, TunnelBackend};
 use tunnel_backends::{
     carrier::ptth::{Gate, Patience},
+    composed::Composed,
     door::{DoorTerms, Encryption},
+    meters::Meters,
     mux::MuxConfig,
     ports::PortPool,
+    process,
+    quarantine::Quarantine,
+    quotas::Quotas,
+    registry::Registry,
     tcp::TcpConfig,
-    tunnels::Tunnels,
+    tickets::Tickets,
+    tunnels::{Tunnels, TunnelsConfig},
 };
 
 use crate::{
@@ -20,35 +27,59 @@ use crate::{
 /// The parts of a server, before anything is accepted.
 pub(crate) struct Parts {
     pub(crate) tunnels: Arc<Tunnels>,
+    pub(crate) quotas: Arc<Quotas>,
+    /// The backends behind the router, to be restored.
+    pub(crate) composed: Vec<Arc<Composed>>,
     pub(crate) router: Router,
     pub(crate) gate: Arc<Gate>,
     pub(crate) door: DoorTerms,
+    pub(crate) meters: Arc<Meters>,
 }
 
-/// `door_addr` is where the one port is.
-pub(crate) fn assemble(config: &Config, door_addr: SocketAddr) -> Result<Parts, StartError> {
-    let (tunnels, gate) = (Tunnels::new(), Gate::new());
+/// `door_addr` is where the one port is. What is opened is recorded in the registry; agents come in by these tickets.
+pub(crate) fn assemble(
+    config: &Config,
+    door_addr: SocketAddr,
+    registry: Arc<dyn Registry>,
+    tickets: Tickets,
+) -> Result<Parts, StartError> {
+    let quarantine = Quarantine::new(config.quarantine);
+    // As `main` has left it; a program with a server inside has its own idea of it.
+    let descriptors = process::descriptor_limit();
+    let quotas = Quotas::new(config.limits.overall(descriptors), config.limits.of_owner());
+    let meters = Arc::new(Meters::default());
+    let tunnels = Tunnels::with(TunnelsConfig {
+        registry,
+        quarantine: quarantine.clone(),
+        quotas: quotas.clone(),
+        meters: meters.clone(),
+    });
+    let gate = Gate::with_tickets(tickets);
+    let (public, extra) = (config.ports.public.clone(), config.ports.extra_ports.clone());
     let shared = Shared {
         tunnels: tunnels.clone(),
         gate: gate.clone(),
-        public_ports: PortPool::new(config.ports.public.clone(), config.ports.extra_ports.clone()),
+        public_ports: PortPool::with_quarantine(public, extra, quarantine),
         dial_in_ports: PortPool::new(config.ports.dial_in.clone(), Default::default()),
         door_addr,
         config,
     };
-    let backends: BTreeMap<_, _> =
-        config.backends.iter().map(|(name, backend)| (name.clone(), shared.backend(name, backend))).collect();
+    let composed: Vec<_> = config.backends.iter().map(|(name, backend)| shared.backend(name, backend)).collect();
+    let backends: BTreeMap<String, Arc<dyn TunnelBackend>> =
+        composed.iter().map(|backend| (backend.name.to_string(), backend.clone() as Arc<dyn TunnelBackend>)).collect();
     let router = Router::new(backends, config.default_backend().unwrap_or_default())?;
     let door = DoorTerms {
         first_unit: config.door.first_unit,
-        waiting: config.door.waiting,
+        waiting: seats(config.door.waiting, descriptors),
         waiting_per_source: config.door.waiting_per_source,
         trusted_proxies: config.trusted_proxies.clone().into(),
         idle: config.door.idle,
+        meters: meters.clone(),
         tls: config.server_tls()?,
         encryption: encryption(config),
     };
-    Ok(Parts { tunnels, router, gate, door })
+    tracing::debug!(?descriptors, limits = ?config.limits.overall(descriptors), door.waiting, "limits of all together");
+    Ok(Parts { tunnels, quotas, composed, router, gate, door, meters })
 }
 
 /// Whoever can come encrypted has to, unless the config says that it does not matter.
@@ -59,6 +90,11 @@ fn encryption(config: &Config) -> Encryption {
     } else {
         Encryption { terminated_by, ..Encryption::default() }
     }
+}
+
+/// Silent connections at the door must make room before they have used up the descriptors of everybody else.
+fn seats(configured: usize, descriptors: Option<usize>) -> usize {
+    configured.min(descriptors.map_or(usize::MAX, |descriptors| descriptors / 4)).max(1)
 }
 
 /// What all backends share.
@@ -72,7 +108,7 @@ struct Shared<'c> {
 }
 
 impl Shared<'_> {
-    fn backend(&self, name: &str, backend: &Backend) -> Arc<dyn TunnelBackend> {
+    fn backend(&self, name: &str, backend: &Backend) -> Arc<Composed> {
         match backend {
             Backend::Tcp(tcp) => Arc::new(self.tcp(name, tcp).build()),
             Backend::Mux(mux) => Arc::new(self.mux(name, mux).build()),

@@ -1,10 +1,12 @@
 //! What can be set. Every field is a key of the config file, with the same name and default; `tunnel-server.example.toml`
 //! lists and explains them all, and a test keeps the two together.
 
+mod admin;
 mod backends;
 mod changes;
 mod error;
 mod file;
+mod limits;
 mod values;
 
 use std::{
@@ -23,8 +25,11 @@ use tunnel_backends::{
     tls::{ServerTls, TlsFiles},
 };
 
+pub use admin::{Admin, AdminListen};
 pub use backends::{Mux, Tcp};
 pub use error::ConfigError;
+pub use limits::{Cap, Limits, OwnerLimits};
+pub use values::Size;
 
 /// The server's config.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -46,6 +51,11 @@ pub struct Config {
     /// How long running streams may go on when the server stops.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
+    /// Where open tunnels are recorded, so that a restart loses none. Unset: nowhere.
+    pub state: Option<PathBuf>,
+    /// How long a public port that was asked for by number goes to no other owner once it is given up.
+    #[serde(with = "humantime_serde")]
+    pub quarantine: Duration,
     /// TLS on the one port. Unset: there is none.
     pub tls: Option<Tls>,
     /// The hosts that are given out.
@@ -54,6 +64,10 @@ pub struct Config {
     pub ports: Ports,
     /// The limits of the one port.
     pub door: Door,
+    /// How much the server gives out, in all and to each owner.
+    pub limits: Limits,
+    /// The listener for those who look after the server.
+    pub admin: Admin,
     /// The backends, by the names that requests choose them by.
     pub backends: BTreeMap<String, Backend>,
 }
@@ -137,6 +151,7 @@ impl Config {
     pub fn local() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            admin: Admin { listen: AdminListen::Off, allow: Vec::new() },
             ports: Ports { public: PortRange::Kernel, dial_in: PortRange::Kernel, extra_ports: BTreeSet::new() },
             ..Self::default()
         }
@@ -173,9 +188,13 @@ impl Default for Config {
             tls_terminated_by: Vec::new(),
             drain: Duration::from_secs(30),
             tls: None,
+            state: None,
+            quarantine: Duration::from_secs(10 * 60),
             advertise: Advertise::default(),
             ports: Ports::default(),
             door: Door::default(),
+            limits: Limits::default(),
+            admin: Admin::default(),
             backends: BTreeMap::from([
                 ("tcp".to_owned(), Backend::Tcp(Tcp::default())),
                 ("mux".to_owned(), Backend::Mux(Mux::default())),

@@ -9,9 +9,10 @@ use cli::{
     args::{Args, Command, LogFormat, Run},
     init, token,
 };
+use sd_notify::NotifyState;
 use tracing_subscriber::EnvFilter;
 use tunnel_backends::process::{self, ReloadSignals, StopSignals};
-use tunnel_server::{Config, ConfigError, Running, Server, StartError, auth::edit::EditError};
+use tunnel_server::{Config, ConfigError, Running, Server, StartError, auth::edit::EditError, panics};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -22,6 +23,7 @@ async fn main() -> ExitCode {
         Some(Command::Token(token)) => token::run(&token),
         None => {
             log(args.run.log_format);
+            panics::log_them();
             process::raise_descriptor_limit();
             run(args.run).await
         }
@@ -45,6 +47,7 @@ async fn run(args: Run) -> anyhow::Result<()> {
     let (mut stops, mut reloads) = (StopSignals::catch()?, ReloadSignals::catch()?);
     let server = Server::start(config(&args)?).await?;
     greet(&server);
+    tell_service_manager(&[NotifyState::Ready, NotifyState::Status(&format!("listens on {}", server.addr()))]);
     loop {
         tokio::select! {
             () = stops.next() => break,
@@ -52,6 +55,7 @@ async fn run(args: Run) -> anyhow::Result<()> {
         }
     }
     tracing::info!("stopping: running streams may end; a second signal ends them at once");
+    tell_service_manager(&[NotifyState::Stopping, NotifyState::Status("lets running streams end")]);
     tokio::select! {
         () = server.shutdown() => {}
         () = stops.next() => {}
@@ -66,6 +70,9 @@ fn config(args: &Run) -> Result<Config, StartError> {
     };
     if let Some(listen) = args.listen {
         config.listen = listen;
+    }
+    if let Some(admin) = args.admin {
+        config.admin.listen = admin;
     }
     config.insecure |= args.insecure;
     Ok(config)
@@ -85,6 +92,13 @@ fn reload(server: &Running, args: &Run) {
     }
 }
 
+/// systemd, if it started us and wants to know (`Type=notify`).
+fn tell_service_manager(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "cannot tell the service manager how it goes (NOTIFY_SOCKET)");
+    }
+}
+
 fn greet(server: &Running) {
     let url = server.url();
     eprintln!("tunnel-server listens on {}", server.addr());
@@ -93,6 +107,9 @@ fn greet(server: &Running) {
     let (flag, host) = (if plain.is_some() { "-plaintext " } else { "" }, plain.unwrap_or(&url));
     let host = host.trim_start_matches("https://");
     eprintln!("  or    grpcurl {flag}-d '{{}}' {host} tunnel.v1.Tunnel/OpenTunnel");
+    if let Some(admin) = server.admin_addr() {
+        eprintln!("  see   http://{admin}/metrics");
+    }
 }
 
 fn log(format: LogFormat) {
@@ -102,7 +119,8 @@ fn log(format: LogFormat) {
         LogFormat::Text => {
             log.with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()).init();
         }
-        LogFormat::Json => log.json().init(),
+        // Fields are keys of the line itself: nobody has to know what an event is.
+        LogFormat::Json => log.json().flatten_event(true).init(),
     }
 }
 

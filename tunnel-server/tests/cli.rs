@@ -9,7 +9,7 @@ use std::{
 
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::TcpStream,
+    net::{TcpStream, UnixDatagram},
     process::{Child, ChildStderr, Command},
     time::timeout,
 };
@@ -91,6 +91,48 @@ async fn it_starts_without_a_config_says_where_it_listens_and_what_to_try_and_se
     let mut stdout = String::new();
     child.stdout.take().unwrap().read_to_string(&mut stdout).await.unwrap();
     assert_eq!(stdout, "");
+}
+
+#[tokio::test]
+async fn the_service_manager_is_told_when_it_is_ready_and_when_it_stops() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    let mut command = server(&["--listen", "127.0.0.1:0", "--admin", "off"]);
+    command.env("NOTIFY_SOCKET", &path);
+    let (mut child, _stderr, addr) = start(command).await;
+
+    let ready = told(&manager).await;
+    assert!(ready.contains("READY=1") && ready.contains(&addr), "{ready}");
+    // It is, too.
+    RemoteBackend::connect(&format!("http://{addr}")).await.unwrap();
+
+    let pid = child.id().unwrap().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
+    let stopping = told(&manager).await;
+    assert!(stopping.contains("STOPPING=1"), "{stopping}");
+    timeout(LIMIT, child.wait()).await.expect("an end in time").unwrap();
+}
+
+async fn told(manager: &UnixDatagram) -> String {
+    let mut heard = vec![0; 1024];
+    let length = timeout(LIMIT, manager.recv(&mut heard)).await.expect("a message in time").unwrap();
+    String::from_utf8_lossy(&heard[..length]).into_owned()
+}
+
+#[tokio::test]
+async fn an_admin_address_that_is_set_must_be_free_and_not_for_everybody() {
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let admin = taken.local_addr().unwrap().to_string();
+    let (code, _, complaint) = run(&["--listen", "127.0.0.1:0", "--admin", &admin]).await;
+    assert_eq!(code, Some(1), "{complaint}");
+    assert!(complaint.contains(&admin) && complaint.contains("admin.listen"), "{complaint}");
+    let (code, _, complaint) = run(&["--listen", "127.0.0.1:0", "--admin", "0.0.0.0:0"]).await;
+    assert_eq!(code, Some(78), "{complaint}");
+    assert!(complaint.contains("admin.allow"), "{complaint}");
+    let (code, _, complaint) = run(&["--admin", "on"]).await;
+    assert_eq!(code, Some(2), "{complaint}");
+    assert!(complaint.contains("127.0.0.1:8011") && complaint.contains("off"), "{complaint}");
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::{io, net::SocketAddr, process::Stdio, time::Duration};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
-    process::{ChildStderr, Command},
+    process::{Child, ChildStderr, Command},
     time::timeout,
 };
 use tunnel_api::{Caller, OpenTunnel, OpenedTunnel, TunnelBackend, TunnelError, rpc::RemoteBackend};
@@ -54,21 +54,27 @@ async fn heals<T, E>(what: &str, attempt: impl AsyncFn() -> Result<T, E>) -> T {
     timeout(LIMIT, healed).await.unwrap_or_else(|_| panic!("{what} never worked again"))
 }
 
-#[tokio::test]
-async fn running_out_of_descriptors_heals_by_itself() {
-    // Given a server that may have 64, which it cannot raise, and on it a tunnel with a stream that runs.
-    let server = format!("ulimit -n 64; exec '{}' --listen 127.0.0.1:0", env!("CARGO_BIN_EXE_tunnel-server"));
+/// A server that may have so many, which it cannot raise.
+async fn server_with(descriptors: usize) -> (Child, BufReader<ChildStderr>, SocketAddr) {
+    let server = env!("CARGO_BIN_EXE_tunnel-server");
     let mut child = Command::new("sh")
-        .args(["-c", &server])
+        .args(["-c", &format!("ulimit -n {descriptors}; exec '{server}' --listen 127.0.0.1:0")])
         .stdin(Stdio::null())
         .stderr(Stdio::piped())
         .env("NO_COLOR", "1")
         .kill_on_drop(true)
         .spawn()
-        .unwrap();
-    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        .expect("a shell");
+    let mut stderr = BufReader::new(child.stderr.take().expect("its stderr"));
     let line = wait_for(&mut stderr, "listens on").await;
-    let addr: SocketAddr = line.rsplit(' ').next().unwrap().trim().parse().unwrap();
+    let addr = line.rsplit(' ').next().and_then(|addr| addr.trim().parse().ok());
+    (child, stderr, addr.expect("where it listens"))
+}
+
+#[tokio::test]
+async fn running_out_of_descriptors_heals_by_itself() {
+    // Given a server that may have so few that even its limits do not help, and on it a tunnel with a stream that runs.
+    let (mut child, mut stderr, addr) = server_with(48).await;
     let remote = RemoteBackend::connect(&format!("http://{addr}")).await.unwrap();
     let us = Caller::embedded();
     let request = || OpenTunnel { connections: Some(8), ..OpenTunnel::default() };
@@ -104,6 +110,33 @@ async fn running_out_of_descriptors_heals_by_itself() {
     }
     timeout(LIMIT, talk(&mut running)).await.unwrap().unwrap();
     assert!(child.try_wait().unwrap().is_none());
+}
+
+/// The limits follow from how many descriptors there are, so that a crowd does not use them up.
+#[tokio::test]
+async fn silent_connections_and_waiting_clients_leave_descriptors_to_others() {
+    let (mut child, mut stderr, addr) = server_with(256).await;
+    let remote = RemoteBackend::connect(&format!("http://{addr}")).await.unwrap();
+    let us = Caller::embedded();
+    let request = || OpenTunnel { connections: Some(8), ..OpenTunnel::default() };
+    let mut crowd = Vec::new();
+    for _ in 0..4 {
+        let opened = remote.open_tunnel(&us, request()).await.unwrap();
+        for _ in 0..100 {
+            crowd.push(TcpStream::connect(addr).await);
+            crowd.push(TcpStream::connect(at(&opened.address.to_string())).await);
+        }
+    }
+    // New connections, calls and tunnels are as they were.
+    for _ in 0..10 {
+        let newcomer = RemoteBackend::connect(&format!("http://{addr}")).await.unwrap();
+        let opened = newcomer.open_tunnel(&us, request()).await.unwrap();
+        assert_eq!(newcomer.get_tunnel_address(&us, &opened.uri).await.unwrap(), opened.address);
+    }
+    child.start_kill().unwrap();
+    let mut said = String::new();
+    stderr.read_to_string(&mut said).await.unwrap();
+    assert!(!said.contains("cannot accept"), "{said}");
 }
 
 const LIMIT: Duration = Duration::from_secs(20);

@@ -4,9 +4,9 @@ use std::{
 };
 
 use ipnet::IpNet;
-use tunnel_api::{Caller, PublicAddress, TunnelError, TunnelId, TunnelUri};
+use tunnel_api::{Caller, Host, PublicAddress, TunnelError, TunnelId, TunnelUri};
 
-use crate::{lease::Lease, uplink::Uplink};
+use crate::{lease::Lease, registry::DialIn, uplink::Uplink};
 
 /// A way for agents to dial in.
 pub trait Carrier: Send + Sync + 'static {
@@ -50,6 +50,30 @@ pub struct Admission<'a> {
     pub proxy_protocol: bool,
     /// Where the tunnel's clients come.
     pub address: &'a PublicAddress,
+    /// Where its agents dial.
+    pub dial_in: WhereTo<'a>,
+}
+
+/// Where the agents of a tunnel are to dial.
+#[derive(Debug, Clone, Copy)]
+pub enum WhereTo<'a> {
+    /// Wherever is best.
+    Anywhere,
+    /// Where they dialled before the server was started, as far as that is the tunnel's own; if that cannot be had, it is an
+    /// error.
+    AsBefore(&'a DialIn),
+    /// At the same host.
+    Nearby(&'a DialIn),
+}
+
+impl WhereTo<'_> {
+    /// The host they know.
+    pub(crate) fn host(&self) -> Option<&Host> {
+        match self {
+            Self::Anywhere => None,
+            Self::AsBefore(before) | Self::Nearby(before) => Some(&before.host),
+        }
+    }
 }
 
 /// The networks that may dial in to a tunnel. All clones are the same, and follow when it is changed.

@@ -4,7 +4,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::LONGEST_HEAD;
-use crate::link::Link;
+use crate::{link::Link, meters::DoorRefused};
 
 /// What a connection speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,17 @@ pub(super) enum Refusal {
     Broken(#[from] io::Error),
 }
 
+impl Refusal {
+    pub(super) fn counted_as(&self) -> DoorRefused {
+        match self {
+            Self::Unknown => DoorRefused::Unknown,
+            Self::TooLong => DoorRefused::TooLong,
+            Self::NoTls | Self::Handshake(_) => DoorRefused::Tls,
+            Self::Ended | Self::Broken(_) => DoorRefused::Gone,
+        }
+    }
+}
+
 /// Reads until the first unit is complete. The caller bounds the time.
 pub(super) async fn read_first_unit(link: &mut Link) -> Result<FirstUnit, Refusal> {
     let mut bytes = BytesMut::with_capacity(1024);
@@ -51,6 +62,7 @@ pub(super) async fn read_first_unit(link: &mut Link) -> Result<FirstUnit, Refusa
             Told::MoreToCome if bytes.len() >= LONGEST_HEAD => {
                 // It is lost on a client that is still sending, and no harm is done.
                 let _ = link.write_all(TOO_LONG).await;
+                let _ = link.shutdown().await;
                 return Err(Refusal::TooLong);
             }
             Told::MoreToCome => {}

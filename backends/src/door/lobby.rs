@@ -12,7 +12,10 @@ use ipnet::IpNet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::sockets;
+use crate::{
+    meters::{Meters, Waits},
+    sockets,
+};
 
 /// Where connections wait until one of their requests has been accepted. It is never full for a newcomer: at a limit the one
 /// that has waited longest goes, so that those which never get so far, silent or not, cannot shut others out.
@@ -21,13 +24,14 @@ pub(super) struct Lobby {
     seats: usize,
     seats_per_source: usize,
     trusted_proxies: Arc<[IpNet]>,
+    meters: Arc<Meters>,
     waiting: Mutex<Waiting>,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
     next: u64,
-    evict: BTreeMap<u64, CancellationToken>,
+    evict: BTreeMap<u64, (CancellationToken, Waits)>,
     /// Who waits from where, longest first.
     sources: HashMap<Source, VecDeque<u64>>,
 }
@@ -43,14 +47,15 @@ enum Source {
 /// A connection's place; free again when this is dropped, or a request of the connection is accepted.
 #[derive(Debug)]
 pub(super) struct Seat {
-    arrival: Arrival,
+    newcomer: Newcomer,
+    was_anothers: bool,
     evict: CancellationToken,
 }
 
 /// In the extensions of each request: its connection, as far as the lobby knows it. Whoever finds a request to be one of
 /// somebody we serve says so here.
 #[derive(Debug, Clone)]
-pub struct Arrival(Arc<Arrived>);
+pub struct Newcomer(Arc<Arrived>);
 
 #[derive(Debug)]
 struct Arrived {
@@ -61,8 +66,13 @@ struct Arrived {
 }
 
 impl Lobby {
-    pub(super) fn new(seats: usize, seats_per_source: usize, trusted_proxies: Arc<[IpNet]>) -> Arc<Self> {
-        Arc::new(Self { seats, seats_per_source, trusted_proxies, waiting: Mutex::default() })
+    pub(super) fn new(
+        seats: usize,
+        seats_per_source: usize,
+        trusted_proxies: Arc<[IpNet]>,
+        meters: Arc<Meters>,
+    ) -> Arc<Self> {
+        Arc::new(Self { seats, seats_per_source, trusted_proxies, meters, waiting: Mutex::default() })
     }
 
     /// Gives a seat to a connection from `ip`, if need be somebody else's.
@@ -70,18 +80,20 @@ impl Lobby {
         let source = self.source(ip);
         let mut waiting = self.lock();
         let from_there = waiting.sources.get(&source).map_or(0, VecDeque::len);
-        if source != Source::Many && from_there >= self.seats_per_source {
+        let source_is_full = source != Source::Many && from_there >= self.seats_per_source;
+        let is_full = waiting.evict.len() >= self.seats;
+        if source_is_full {
             waiting.evict_oldest_of(source);
-        } else if waiting.evict.len() >= self.seats {
+        } else if is_full {
             waiting.evict_oldest_of_most();
         }
         let number = waiting.next;
         waiting.next += 1;
         let evict = CancellationToken::new();
-        waiting.evict.insert(number, evict.clone());
+        waiting.evict.insert(number, (evict.clone(), self.meters.waits_at_the_door()));
         waiting.sources.entry(source).or_default().push_back(number);
         let arrived = Arrived { lobby: self.clone(), number, source, is_accepted: AtomicBool::new(false) };
-        Seat { arrival: Arrival(Arc::new(arrived)), evict }
+        Seat { newcomer: Newcomer(Arc::new(arrived)), was_anothers: source_is_full || is_full, evict }
     }
 
     fn source(&self, ip: IpAddr) -> Source {
@@ -120,13 +132,18 @@ impl Waiting {
                 self.sources.remove(&source);
             }
         }
-        self.evict.remove(&number)
+        self.evict.remove(&number).map(|(evict, _)| evict)
     }
 }
 
 impl Seat {
-    pub(super) fn arrival(&self) -> &Arrival {
-        &self.arrival
+    pub(super) fn newcomer(&self) -> &Newcomer {
+        &self.newcomer
+    }
+
+    /// Whether somebody had to go for it.
+    pub(super) fn was_anothers(&self) -> bool {
+        self.was_anothers
     }
 
     /// Resolves when the seat has been given to somebody else.
@@ -140,7 +157,7 @@ impl Seat {
             () = self.evicted() => return Outstayed::Evicted,
             () = sleep(longest) => {}
         }
-        if self.arrival.is_accepted() {
+        if self.newcomer.is_accepted() {
             // Whoever is accepted has no seat that could be wanted.
             std::future::pending::<()>().await;
         }
@@ -157,7 +174,7 @@ pub(super) enum Outstayed {
     Evicted,
 }
 
-impl Arrival {
+impl Newcomer {
     /// A request of this connection is one of somebody we serve. It waits no longer, and may stay.
     pub fn accept(&self) {
         let arrived = &*self.0;
@@ -173,7 +190,7 @@ impl Arrival {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let Arrived { lobby, number, source, .. } = &*self.arrival.0;
+        let Arrived { lobby, number, source, .. } = &*self.newcomer.0;
         lobby.lock().leave(*number, *source);
     }
 }
@@ -188,7 +205,7 @@ mod tests {
 
     #[test]
     fn the_oldest_of_a_source_makes_room_for_its_newest() {
-        let lobby = Lobby::new(10, 2, Arc::default());
+        let lobby = Lobby::new(10, 2, Arc::default(), Arc::default());
         let seats: Vec<_> = (0..3).map(|_| lobby.enter(ip("192.0.2.1"))).collect();
         let other = lobby.enter(ip("192.0.2.2"));
         let evicted: Vec<_> = seats.iter().map(|seat| seat.evict.is_cancelled()).collect();
@@ -198,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_full_lobby_takes_the_seat_from_whoever_has_the_most() {
-        let lobby = Lobby::new(3, 3, Arc::default());
+        let lobby = Lobby::new(3, 3, Arc::default(), Arc::default());
         let modest = lobby.enter(ip("192.0.2.1"));
         let greedy = [lobby.enter(ip("192.0.2.2")), lobby.enter(ip("192.0.2.2"))];
         let _newcomer = lobby.enter(ip("192.0.2.3"));
@@ -208,7 +225,7 @@ mod tests {
 
     #[test]
     fn proxies_and_this_host_are_many_parties() {
-        let lobby = Lobby::new(10, 1, ["198.51.100.0/24".parse().unwrap()].into());
+        let lobby = Lobby::new(10, 1, ["198.51.100.0/24".parse().unwrap()].into(), Arc::default());
         for proxy in ["127.0.0.1", "::1", "198.51.100.7", "::ffff:198.51.100.7"] {
             let seats = [lobby.enter(ip(proxy)), lobby.enter(ip(proxy))];
             assert!(!seats[0].evict.is_cancelled(), "{proxy}");
@@ -217,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_v6_network_is_one_source() {
-        let lobby = Lobby::new(10, 1, Arc::default());
+        let lobby = Lobby::new(10, 1, Arc::default(), Arc::default());
         let first = lobby.enter(ip("2001:db8::1"));
         let _second = lobby.enter(ip("2001:db8::2"));
         assert!(first.evict.is_cancelled());
@@ -225,27 +242,27 @@ mod tests {
 
     #[test]
     fn whoever_is_accepted_is_not_evicted_and_takes_nobodys_seat() {
-        let lobby = Lobby::new(10, 1, Arc::default());
+        let lobby = Lobby::new(10, 1, Arc::default(), Arc::default());
         let accepted = lobby.enter(ip("192.0.2.1"));
-        accepted.arrival().accept();
+        accepted.newcomer().accept();
         let waiting = lobby.enter(ip("192.0.2.1"));
-        assert!(!accepted.evict.is_cancelled() && accepted.arrival().is_accepted());
+        assert!(!accepted.evict.is_cancelled() && accepted.newcomer().is_accepted());
         drop(accepted);
         assert!(!waiting.evict.is_cancelled() && lobby.lock().evict.len() == 1);
     }
 
     #[test]
     fn whoever_was_evicted_is_not_accepted() {
-        let lobby = Lobby::new(10, 1, Arc::default());
+        let lobby = Lobby::new(10, 1, Arc::default(), Arc::default());
         let first = lobby.enter(ip("192.0.2.1"));
         let _second = lobby.enter(ip("192.0.2.1"));
-        first.arrival().accept();
-        assert!(first.evict.is_cancelled() && !first.arrival().is_accepted());
+        first.newcomer().accept();
+        assert!(first.evict.is_cancelled() && !first.newcomer().is_accepted());
     }
 
     #[test]
     fn nothing_is_left_when_all_have_gone() {
-        let lobby = Lobby::new(2, 1, Arc::default());
+        let lobby = Lobby::new(2, 1, Arc::default(), Arc::default());
         drop((0..5).map(|n| lobby.enter(ip(&format!("192.0.2.{}", n % 3)))).collect::<Vec<_>>());
         let waiting = lobby.lock();
         assert!(waiting.evict.is_empty() && waiting.sources.is_empty());

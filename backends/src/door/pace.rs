@@ -16,13 +16,13 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use super::{first::PREFACE, lobby::Arrival};
+use super::{first::PREFACE, lobby::Newcomer};
 use crate::replay::Replay;
 
 /// A connection's share of our attention.
 #[derive(Debug)]
 pub(super) struct Pace {
-    arrival: Arrival,
+    newcomer: Newcomer,
     share: Share,
     left: f64,
     since: Instant,
@@ -35,8 +35,8 @@ struct Share {
 }
 
 impl Pace {
-    pub(super) fn new(arrival: Arrival) -> Self {
-        Self { arrival, share: STRANGER, left: STRANGER.at_once, since: Instant::now() }
+    pub(super) fn new(newcomer: Newcomer) -> Self {
+        Self { newcomer, share: STRANGER, left: STRANGER.at_once, since: Instant::now() }
     }
 
     /// Counts these frames, and says until when nothing more is to be heard.
@@ -54,7 +54,7 @@ impl Pace {
 
     fn catch_up(&mut self) -> Instant {
         let now = Instant::now();
-        if self.share == STRANGER && self.arrival.is_accepted() {
+        if self.share == STRANGER && self.newcomer.is_accepted() {
             (self.share, self.left) = (GUEST, GUEST.at_once);
         }
         let earned = (now - self.since).as_secs_f64() * self.share.a_second;
@@ -210,13 +210,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_stranger_has_a_small_share_and_a_guest_a_large_one() {
-        let seat = Lobby::new(1, 1, Arc::default()).enter("192.0.2.1".parse().unwrap());
-        let mut pace = Pace::new(seat.arrival().clone());
+        let seat = Lobby::new(1, 1, Arc::default(), Arc::default()).enter("192.0.2.1".parse().unwrap());
+        let mut pace = Pace::new(seat.newcomer().clone());
         let start = Instant::now();
         assert_eq!(pace.count(500), None);
         assert_eq!(pace.count(50), Some(start + Duration::from_secs(1)));
         assert!(!pace.is_forgiven());
-        seat.arrival().accept();
+        seat.newcomer().accept();
         assert!(pace.is_forgiven());
         assert_eq!(pace.count(4_000), Some(start + Duration::from_secs(1)));
         tokio::time::advance(Duration::from_secs(60)).await;

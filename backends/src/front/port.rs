@@ -5,20 +5,21 @@ use std::{net::SocketAddr, sync::Arc};
 use async_trait::async_trait;
 use tokio::{
     io::Interest,
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tunnel_api::{AddressRequest, Caller, PublicAddress, TunnelError};
+use tunnel_api::{AddressRequest, Caller, Owner, PublicAddress, TunnelError};
 
 use crate::{
     acceptor::Acceptor,
     front::Front,
     hosts::Advertised,
     lease::Lease,
-    ports::{Choice, PortPool},
+    meters::ClientRefused,
+    ports::{Choice, PortLease, PortPool},
     sockets,
-    uplink::{ClientInfo, NoStream, OpenStream, Uplink},
+    uplink::{Admitted, ClientInfo, OpenStream, Uplink},
 };
 
 /// Gives each tunnel a public port of its own.
@@ -52,14 +53,29 @@ impl Front for PortFront {
             return Err(TunnelError::invalid("address", why));
         }
         let choice = wanted.port.map_or(Choice::LongestFree, Choice::Exactly);
-        let (port, listener) = self.ports.listen(self.advertised.bound, choice)?;
+        let (port, listener) = self.ports.listen(self.advertised.bound, choice, &caller.owner)?;
         let address = PublicAddress::tcp(host, port.port());
+        Ok((address, self.serve(port, listener, uplink)))
+    }
 
-        let lease = Lease::serving(port, |stop, tasks| {
+    async fn publish_again(
+        &self,
+        owner: &Owner,
+        address: &PublicAddress,
+        uplink: Uplink,
+    ) -> Result<Lease, TunnelError> {
+        let choice = Choice::Exactly(address.port());
+        let (port, listener) = self.ports.listen(self.advertised.bound, choice, owner)?;
+        Ok(self.serve(port, listener, uplink))
+    }
+}
+
+impl PortFront {
+    fn serve(&self, port: PortLease, listener: TcpListener, uplink: Uplink) -> Lease {
+        Lease::serving(port, |stop, tasks| {
             let waiting = Arc::new(Semaphore::new(self.waiting_clients));
             Clients { acceptor: Acceptor::new(listener), waiting, uplink, stop, tasks }.accept()
-        });
-        Ok((address, lease))
+        })
     }
 }
 
@@ -83,7 +99,10 @@ impl Clients {
             };
             let Ok(local) = socket.local_addr() else { continue };
             let info = ClientInfo { client_addr: client, public_addr: sockets::canonical(local) };
-            self.tasks.spawn(serve(socket, info, self.uplink.clone(), place));
+            match self.uplink.admit(info) {
+                Ok(admitted) => drop(self.tasks.spawn(serve(socket, client, admitted, self.uplink.clone(), place))),
+                Err(reason) => refuse(socket, client, &self.uplink, ClientRefused::of(&reason)),
+            }
         }
     }
 }
@@ -100,30 +119,30 @@ async fn next_client(
     (place, acceptor.accept().await)
 }
 
-async fn serve(socket: TcpStream, client: ClientInfo, uplink: Uplink, place: OwnedSemaphorePermit) {
-    let stream = match wait_for_stream(&socket, client, &uplink).await {
+fn refuse(socket: TcpStream, client: SocketAddr, uplink: &Uplink, reason: ClientRefused) {
+    uplink.meters().client_refused(reason);
+    tracing::debug!(client.addr = %client, reason = reason.label(), "client refused");
+    sockets::reset(socket);
+}
+
+async fn serve(socket: TcpStream, client: SocketAddr, admitted: Admitted, uplink: Uplink, place: OwnedSemaphorePermit) {
+    let stream = match wait_for_stream(&socket, admitted, &uplink).await {
         Ok(stream) => stream,
-        Err(reason) => {
-            tracing::debug!(client.addr = %client.client_addr, reason, "client refused");
-            return sockets::reset(socket);
-        }
+        Err(reason) => return refuse(socket, client, &uplink, reason),
     };
     drop(place);
     stream.relay(socket).await;
 }
 
 /// A client that gives up while it waits must not cost a dial-in. (One that has sent its end only may still want to hear.)
-async fn wait_for_stream(socket: &TcpStream, client: ClientInfo, uplink: &Uplink) -> Result<OpenStream, &'static str> {
+async fn wait_for_stream(socket: &TcpStream, admitted: Admitted, uplink: &Uplink) -> Result<OpenStream, ClientRefused> {
     // One that gave up in the backlog: tokio has heard of no event yet, but the socket knows.
     if !matches!(socket.take_error(), Ok(None)) {
-        return Err("it gave up before it was accepted");
+        return Err(ClientRefused::GaveUp);
     }
     tokio::select! {
         biased;
-        _ = socket.ready(Interest::ERROR) => Err("it gave up waiting"),
-        stream = uplink.connect(client) => stream.map_err(|reason| match reason {
-            NoStream::NoAgent => "no agent came in time",
-            NoStream::Retired => "the tunnel is taken or closed",
-        }),
+        _ = socket.ready(Interest::ERROR) => Err(ClientRefused::GaveUp),
+        stream = uplink.connect(admitted) => stream.map_err(|reason| ClientRefused::of(&reason)),
     }
 }

@@ -1,13 +1,20 @@
 use std::{
     io::{self, ErrorKind},
     pin::Pin,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, ready},
 };
 
+use bytes::BufMut;
 use tokio_util::io::poll_read_buf;
 
-use super::Duplex;
+use super::{
+    Duplex,
+    pace::{Bucket, Queue, Turn},
+};
 
 /// One direction of a relay: what is copied, how far it is, and what is held in between.
 pub(super) struct Flow<'a> {
@@ -15,6 +22,7 @@ pub(super) struct Flow<'a> {
     held: Vec<u8>,
     written: usize,
     moved: &'a AtomicU64,
+    queue: Queue<'a>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,8 +46,8 @@ pub(super) enum Broken {
 }
 
 impl<'a> Flow<'a> {
-    pub(super) fn new(moved: &'a AtomicU64) -> Self {
-        Self { state: FlowState::Copying, held: Vec::new(), written: 0, moved }
+    pub(super) fn new(moved: &'a AtomicU64, buckets: &'a [Arc<Bucket>]) -> Self {
+        Self { state: FlowState::Copying, held: Vec::new(), written: 0, moved, queue: Queue::new(buckets) }
     }
 
     /// Drives the direction until it ends, breaks or can go no further now.
@@ -108,26 +116,61 @@ impl<'a> Flow<'a> {
         self.moved.load(Ordering::Relaxed)
     }
 
+    /// Whether it could read if the pace let it.
+    pub(super) fn waits_its_turn(&self) -> bool {
+        self.queue.is_waiting()
+    }
+
+    /// It is not going to be polled now.
+    pub(super) fn leave_queue(&mut self) {
+        self.queue.leave();
+    }
+
     fn poll_fill(&mut self, cx: &mut Context<'_>, source: &mut dyn Duplex) -> Poll<io::Result<()>> {
+        if !self.queue.is_paced() {
+            self.queue.leave();
+            return self.poll_read(cx, source, BUFFER).map_ok(|_| ());
+        }
+        let Poll::Ready(turn) = self.poll_turn(cx, source)? else {
+            self.release();
+            return Poll::Pending;
+        };
+        let read = self.poll_read(cx, source, turn.most());
+        turn.pay(match &read {
+            Poll::Ready(Ok(some)) => *some,
+            _ => 0,
+        });
+        read.map_ok(|_| ())
+    }
+
+    /// Takes a turn where there is something to read, and keeps its place in the queue until then.
+    fn poll_turn(&mut self, cx: &mut Context<'_>, source: &mut dyn Duplex) -> Poll<io::Result<Turn>> {
+        if !self.queue.is_waiting() {
+            ready!(source.poll_readable(cx))?;
+        }
+        self.queue.poll_turn(cx).map(Ok)
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, source: &mut dyn Duplex, most: usize) -> Poll<io::Result<usize>> {
         // The buffer comes with the readiness and goes when it is over: an idle direction holds none.
         if self.held.capacity() == 0 {
             ready!(source.poll_readable(cx))?;
             self.held = Vec::with_capacity(BUFFER);
         }
-        match poll_read_buf(Pin::new(source), cx, &mut self.held) {
+        match poll_read_buf(Pin::new(source), cx, &mut (&mut self.held).limit(most)) {
             Poll::Ready(Ok(0)) => {
                 self.release();
                 self.state = match self.state {
                     FlowState::Copying => FlowState::Finishing,
                     _ => FlowState::Ended,
                 };
-                Poll::Ready(Ok(()))
+                Poll::Ready(Ok(0))
             }
-            Poll::Ready(Ok(_)) => {
+            Poll::Ready(Ok(some)) => {
                 if self.state == FlowState::Discarding {
                     self.held.clear();
                 }
-                Poll::Ready(Ok(()))
+                Poll::Ready(Ok(some))
             }
             Poll::Ready(Err(error)) => {
                 self.release();

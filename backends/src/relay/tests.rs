@@ -7,6 +7,7 @@ mod aborts;
 mod delivery;
 mod far_ends;
 mod last_words;
+mod pace;
 mod property;
 mod scripted;
 #[cfg(unix)]

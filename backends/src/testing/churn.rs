@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     ports::{PortPool, PortRange},
+    quotas::{InUse, Limits, Quotas},
     sockets,
 };
 
@@ -27,12 +28,29 @@ pub async fn everything_is_returned(rig: &dyn Rig) {
     let pool =
         |ports: &std::ops::RangeInclusive<u16>| PortPool::new(PortRange::Between(ports.clone()), BTreeSet::new());
     let (public_ports, dial_in_ports) = (pool(&public), pool(&dial_in));
-    let setup = Setup { public_ports: public_ports.clone(), dial_in_ports: dial_in_ports.clone(), ..Setup::default() };
+    // Limits that nobody meets, and a pace that everybody waits for now and then.
+    let rate = Some(8 * 1024 * 1024);
+    let limits = Limits {
+        tunnels: Some(1000),
+        streams: Some(1000),
+        waiting_clients: Some(1000),
+        bytes_per_second_to_agents: rate,
+        bytes_per_second_to_clients: rate,
+        ..Limits::default()
+    };
+    let quotas = Quotas::new(limits, limits);
+    let setup = Setup {
+        public_ports: public_ports.clone(),
+        dial_in_ports: dial_in_ports.clone(),
+        quotas: quotas.clone(),
+        ..Setup::default()
+    };
     let stage = Stage::with(rig, setup);
     for round in 0..ROUNDS {
         churn(&stage, round).await;
     }
     assert_eq!(stage.list().await, []);
+    eventually("all counts to be back at nothing", async || quotas.in_use() == InUse::default()).await;
     drop(stage);
 
     eventually("all tasks to have ended and all descriptors to be closed", async || Left::now() == before).await;

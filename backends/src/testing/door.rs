@@ -22,6 +22,8 @@ use crate::{
 /// A backend and the door its agents come in by. The door closes when this is dropped.
 pub struct BehindDoor {
     backend: Arc<dyn TunnelBackend>,
+    /// Its callers come by TLS, as its agents are to.
+    encrypted: bool,
     door: Option<Door>,
 }
 
@@ -32,10 +34,20 @@ impl BehindDoor {
         service: impl FnOnce(HttpService) -> HttpService,
         backend: impl FnOnce(SocketAddr) -> B,
     ) -> Arc<Self> {
+        Self::with(DoorTerms::default(), service, backend)
+    }
+
+    /// The same on these terms.
+    pub fn with<B: TunnelBackend>(
+        terms: DoorTerms,
+        service: impl FnOnce(HttpService) -> HttpService,
+        backend: impl FnOnce(SocketAddr) -> B,
+    ) -> Arc<Self> {
+        let encrypted = terms.tls.is_some();
         let listener = sockets::listen(([127, 0, 0, 1], 0).into()).expect("a port for the door");
-        let door = Door::open(listener, DoorTerms::default(), service(knows_nothing())).expect("a door");
+        let door = Door::open(listener, terms, service(knows_nothing())).expect("a door");
         let backend = Arc::new(backend(door.addr()));
-        Arc::new(Self { backend, door: Some(door) })
+        Arc::new(Self { backend, encrypted, door: Some(door) })
     }
 }
 
@@ -59,7 +71,8 @@ fn knows_nothing() -> HttpService {
 #[async_trait]
 impl TunnelBackend for BehindDoor {
     async fn open_tunnel(&self, caller: &Caller, request: OpenTunnel) -> Result<OpenedTunnel, TunnelError> {
-        self.backend.open_tunnel(caller, request).await
+        let caller = Caller { encrypted: self.encrypted, ..caller.clone() };
+        self.backend.open_tunnel(&caller, request).await
     }
 
     async fn get_tunnel_address(&self, caller: &Caller, uri: &TunnelUri) -> Result<PublicAddress, TunnelError> {

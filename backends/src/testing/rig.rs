@@ -17,6 +17,7 @@ use super::Watch;
 use crate::{
     composed::Times,
     ports::{Choice, PortPool, PortRange},
+    quotas::Quotas,
     sockets,
 };
 
@@ -40,16 +41,23 @@ pub struct Setup {
     pub public_ports: Arc<PortPool>,
     /// Where the ports that agents dial come from, if the carrier has one for each tunnel.
     pub dial_in_ports: Arc<PortPool>,
+    /// Who may have how much.
+    pub quotas: Arc<Quotas>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         let pool = || PortPool::new(PortRange::Between(free_ports(32)), BTreeSet::new());
-        Self { times: Times::default(), public_ports: pool(), dial_in_ports: pool() }
+        Self { times: Times::default(), public_ports: pool(), dial_in_ports: pool(), quotas: Quotas::unlimited() }
     }
 }
 
 impl Setup {
+    /// With these limits.
+    pub fn held_to(quotas: Arc<Quotas>) -> Self {
+        Self { quotas, ..Self::default() }
+    }
+
     /// With these times.
     pub fn timed(times: Times) -> Self {
         Self { times, ..Self::default() }
@@ -184,7 +192,7 @@ pub fn is_free(port: u16) -> bool {
 
 /// Whether no port of this pool is held by a tunnel, or listened on.
 pub fn all_free(pool: &Arc<PortPool>, ports: &RangeInclusive<u16>) -> bool {
-    ports.clone().all(|port| pool.listen(LOOPBACK, Choice::Exactly(port)).is_ok())
+    ports.clone().all(|port| pool.listen(LOOPBACK, Choice::Exactly(port), &Owner::local()).is_ok())
 }
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);

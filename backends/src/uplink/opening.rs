@@ -44,6 +44,8 @@ pub(super) struct Opening {
     tried: Vec<u64>,
     /// Streams whose agents have not taken it, until they are gone.
     declined: Vec<Opened>,
+    /// When the client came.
+    since: Instant,
     /// For finding another session.
     deadline: Instant,
 }
@@ -56,7 +58,12 @@ enum Stage {
 }
 
 impl Opening {
-    pub(super) fn new(opened: Opened, client: ClientInfo, sessions: Arc<Sessions>, deadline: Instant) -> Self {
+    pub(super) fn new(
+        opened: Opened,
+        client: ClientInfo,
+        sessions: Arc<Sessions>,
+        (since, deadline): (Instant, Instant),
+    ) -> Self {
         Self {
             stage: Stage::Offered(opened),
             said: Vec::new(),
@@ -67,6 +74,7 @@ impl Opening {
             sessions,
             tried: Vec::new(),
             declined: Vec::new(),
+            since,
             deadline,
         }
     }
@@ -101,7 +109,10 @@ impl Opening {
                         continue;
                     };
                     match answer {
-                        Ok(()) => Stage::Accepted(opened),
+                        Ok(()) => {
+                            self.sessions.meters().stream_taken(self.since.elapsed());
+                            Stage::Accepted(opened)
+                        }
                         Err(why) => {
                             self.tried.push(opened.1.session_key());
                             self.declined.push(opened);
@@ -358,15 +369,15 @@ mod tests {
             backend: "test".into(),
         };
         let lifetime = Lifetime { dial_within: Duration::from_secs(60), grace: None };
-        let sessions = Sessions::new(lifetime, Events::new().of(Arc::new(about)));
+        let sessions = Sessions::new(lifetime, Events::new(Arc::default()).of(Arc::new(about)));
         let addr = "127.0.0.1:1".parse().unwrap();
         let client = ClientInfo { client_addr: addr, public_addr: addr };
         let (first, other) = (Agent::default(), Agent::default());
         let _first = sessions.join(Arc::new(first.clone()), addr, None);
         let place = sessions.take().await;
         let opened = (place.open(&client).await.unwrap(), place);
-        let deadline = Instant::now() + Duration::from_secs(60);
-        let mut opening = Opening::new(opened, client, sessions.clone(), deadline);
+        let times = (Instant::now(), Instant::now() + Duration::from_secs(60));
+        let mut opening = Opening::new(opened, client, sessions.clone(), times);
         // Given a client that has been left to another agent, of which there is none yet.
         let cx = &mut Context::from_waker(noop_waker_ref());
         assert!(Pin::new(&mut opening).poll_write(cx, b"hello").is_ready());

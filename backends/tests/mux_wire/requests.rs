@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use tunnel_backends::testing::{connect, keep, say, soon};
+use tunnel_backends::{
+    testing::{connect, keep, say, soon},
+    tunnels::Tunnels,
+};
 
 use crate::{
     frames::Frames,
@@ -119,8 +122,8 @@ fn a_session_too_many_is_told_to_come_again() {
 
 #[test]
 fn a_server_that_drains_tells_agents_to_come_again() {
-    let mux = Mux::default();
-    let tunnels = mux.tunnels.clone();
+    let tunnels = Tunnels::new();
+    let mux = Mux { tunnels: Some(tunnels.clone()), ..Mux::default() };
     keep(&mux, async |rig| {
         let (_stage, tunnel) = open(rig).await;
         let mut agent = Frames::dial(&tunnel).await;

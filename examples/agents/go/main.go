@@ -9,6 +9,7 @@ package main
 import (
 	"bufio"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -103,9 +104,17 @@ type refused struct {
 
 func (r refused) Error() string { return fmt.Sprintf("the server answers %d", r.status) }
 
+func connect(uri *url.URL) (net.Conn, error) {
+	dialer := &net.Dialer{Timeout: 10 * time.Second}
+	if uri.Scheme == "ptths" {
+		return tls.DialWithDialer(dialer, "tcp", uri.Host, &tls.Config{NextProtos: []string{"http/1.1"}})
+	}
+	return dialer.Dial("tcp", uri.Host)
+}
+
 // session is one connection to the server, until it ends. It reports whether it came to serve.
 func session(uri *url.URL, name, target string) (bool, error) {
-	conn, err := net.DialTimeout("tcp", uri.Host, 10*time.Second)
+	conn, err := connect(uri)
 	if err != nil {
 		return false, err
 	}
@@ -193,9 +202,9 @@ func main() {
 		input, _ := io.ReadAll(os.Stdin)
 		text = string(input)
 	}
-	uri, err := url.Parse(regexp.MustCompile(`ptth:[^"\s]+`).FindString(text))
+	uri, err := url.Parse(regexp.MustCompile(`ptths?:[^"\s]+`).FindString(text))
 	if err != nil || uri.User == nil {
-		log.Fatal("a ptth:// tunnel URI is wanted in TNL_URI or on stdin")
+		log.Fatal("a ptth:// or ptths:// tunnel URI is wanted in TNL_URI or on stdin")
 	}
 	// The name lets the next session replace one that was lost before the server has noticed.
 	name, wait := rand.Text(), 500*time.Millisecond

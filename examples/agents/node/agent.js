@@ -5,14 +5,16 @@
 const { randomUUID } = require('node:crypto');
 const http = require('node:http');
 const http2 = require('node:http2');
+const https = require('node:https');
 const net = require('node:net');
 const { setTimeout: sleep } = require('node:timers/promises');
 
 const [, host, port] = /^\[?(.+?)\]?:(\d+)$/.exec(process.argv[2]) ?? quit(2, 'which local service? HOST:PORT');
-const uri = /ptth:[^"\s]+/.exec(process.env.TNL_URI ?? require('node:fs').readFileSync(0, 'utf8'))?.[0]
-  ?? quit(2, 'a ptth:// tunnel URI is wanted in TNL_URI or on stdin');
+const uri = /ptths?:[^"\s]+/.exec(process.env.TNL_URI ?? require('node:fs').readFileSync(0, 'utf8'))?.[0]
+  ?? quit(2, 'a ptth:// or ptths:// tunnel URI is wanted in TNL_URI or on stdin');
 // The name lets the next session replace one that was lost before the server has noticed.
-const target = `${uri.replace('ptth:', 'http:')}?agent=${randomUUID()}`;
+const target = `${uri.replace('ptth', 'http')}?agent=${randomUUID()}`;
+const { get } = uri.startsWith('ptths') ? https : http;
 
 // One client: its CONNECT is `stream`.
 function serve(stream) {
@@ -59,7 +61,7 @@ class Local extends net.Socket {
 function session() {
   return new Promise((ended, failed) => {
     const headers = { Connection: 'upgrade', Upgrade: 'ptth', ALPN: 'h2' };
-    const request = http.get(target, { headers, timeout: 10_000, agent: false });
+    const request = get(target, { headers, timeout: 10_000, agent: false });
     request.on('timeout', () => request.destroy(new Error('no answer')));
     request.on('error', failed);
     request.on('response', (response) => {

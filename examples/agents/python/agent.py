@@ -3,7 +3,7 @@
     python agent.py 127.0.0.1:3000 <<<"$TNL_URI"        (a tunnel URI is a secret: not an argument, which everybody can read)
 """
 
-import asyncio, base64, contextlib, os, random, re, socket, struct, sys, uuid
+import asyncio, base64, contextlib, os, random, re, socket, ssl, struct, sys, uuid
 from urllib.parse import urlsplit
 
 import h2.config, h2.connection, h2.errors, h2.events, h2.exceptions
@@ -143,7 +143,8 @@ class Session:
 
 
 async def dial(uri, target, name):
-    reader, writer = await asyncio.open_connection(uri.hostname, uri.port)
+    tls = ssl.create_default_context() if uri.scheme == "ptths" else None
+    reader, writer = await asyncio.open_connection(uri.hostname, uri.port, ssl=tls)
     credentials = base64.b64encode(f"{uri.username}:{uri.password}".encode()).decode()
     # `h2` bears any number of resets. Unless told, the server would ration them, and each holds one of the 100 places meanwhile.
     writer.write(
@@ -165,8 +166,8 @@ class Refused(Exception):
 
 async def main():
     host, _, port = sys.argv[1].rpartition(":") if len(sys.argv) == 2 else sys.exit("which local service? HOST:PORT")
-    found = re.search(r"ptth:[^\"\s]+", os.environ.get("TNL_URI") or sys.stdin.read())
-    uri = urlsplit(found[0] if found else sys.exit("a ptth:// tunnel URI is wanted in TNL_URI or on stdin"))
+    found = re.search(r"ptths?:[^\"\s]+", os.environ.get("TNL_URI") or sys.stdin.read())
+    uri = urlsplit(found[0] if found else sys.exit("a ptth:// or ptths:// tunnel URI is wanted in TNL_URI or on stdin"))
     # The name lets the next session replace one that was lost before the server has noticed.
     name, wait = uuid.uuid4().hex, 0.5
     while True:

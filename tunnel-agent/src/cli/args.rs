@@ -1,11 +1,12 @@
-use std::num::NonZeroU16;
+use std::{net::IpAddr, num::NonZeroU16};
 
 use clap::{Args as Flags, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
 use clap_complete::Shell;
+use ipnet::IpNet;
 use tunnel_agent::{Target, TargetError};
 use tunnel_api::TunnelName;
 
-use super::server::ServerUrl;
+use super::server::Server;
 
 /// Makes a local service reachable from outside, through a tunnel server.
 #[derive(Debug, Parser)]
@@ -13,10 +14,8 @@ use super::server::ServerUrl;
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
-    /// The tunnel server: HOST:PORT or http://HOST:PORT
-    #[arg(long, value_name = "URL", default_value = ServerUrl::DEFAULT, env = "TNL_SERVER", hide_env_values = true)]
-    #[arg(global = true)]
-    pub(crate) server: ServerUrl,
+    #[command(flatten)]
+    pub(crate) server: Server,
     #[command(flatten)]
     pub(crate) loudness: Loudness,
 }
@@ -63,6 +62,12 @@ pub(crate) struct Tcp {
     /// Tell the local service each client's address, by a PROXY v2 header before its bytes (the service must expect it)
     #[arg(long, value_parser = BoolishValueParser::new(), env = "TNL_PROXY_PROTOCOL", hide_env_values = true)]
     pub(crate) proxy_protocol: bool,
+    /// Let clients of this network in and no others: CIDR, or one address; may be given several times
+    #[arg(long, value_name = "NETWORK", value_parser = network)]
+    pub(crate) allow: Vec<IpNet>,
+    /// Keep clients of this network out, even where --allow lets them in; may be given several times
+    #[arg(long, value_name = "NETWORK", value_parser = network)]
+    pub(crate) deny: Vec<IpNet>,
     /// A note that lists and events show; may be given several times
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     pub(crate) labels: Vec<(String, String)>,
@@ -119,6 +124,11 @@ fn port(text: &str) -> Result<NonZeroU16, TargetError> {
     text.parse().map_err(|_| TargetError::BadPort(text.to_owned()))
 }
 
+fn network(text: &str) -> Result<IpNet, &'static str> {
+    let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    network.map_err(|_| "write a network such as 192.0.2.0/24 or 2001:db8::/32, or an address")
+}
+
 fn label(text: &str) -> Result<(String, String), &'static str> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -129,12 +139,14 @@ fn label(text: &str) -> Result<(String, String), &'static str> {
 const NOTES: &str = "\
 Examples:
   tunnel tcp 3000                            make 127.0.0.1:3000 public
-  tunnel tcp 22 --server tunnels.example     through the server there
+  tunnel tcp 22 --server https://tunnels.example --token-file ~/.tunnel-token
+                                             through the server there
   tunnel list                                what is open
   tunnel close db                            give up the tunnel named db
 
 Environment:
   TNL_*       defaults for the options that name them; empty is as good as unset
+  TNL_TOKEN   the token itself, where there is no --token-file; never an argument, which everybody on this machine can see
   NO_COLOR    no colours
   RUST_LOG    what to log on stderr, such as RUST_LOG=debug
 
@@ -143,6 +155,7 @@ Exit codes:
   1   failed: the server refused, the tunnel was closed by somebody else, stdout cannot be written
   2   wrong usage
   69  the tunnel server cannot be reached, or went away while it was watched
+  77  the tunnel server refuses the credentials, or they do not grant this
   78  a value in the environment is malformed";
 
 const TCP_EXAMPLES: &str = "\
@@ -150,6 +163,7 @@ Examples:
   tunnel tcp 22
   tunnel tcp 127.0.0.1:5432 --name db --port 21000
   tunnel tcp unix:/run/app.sock
+  tunnel tcp 22 --allow 192.0.2.0/24          clients from there and from nowhere else
   tunnel tcp 3000 > address.txt &             for scripts: stdout is the address and nothing else
 
 Without a name the tunnel closes when the command ends. With one it stays open for a day, the next start gets the same \

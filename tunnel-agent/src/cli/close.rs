@@ -2,10 +2,10 @@ use std::io::{self, BufRead, IsTerminal, Read};
 
 use tunnel_api::{Caller, TunnelBackend, TunnelError, TunnelId, TunnelName, TunnelRef, TunnelUri};
 
-use super::{args::Close, failure::Failure, screen::Screen, server::ServerUrl};
+use super::{args::Close, failure::Failure, screen::Screen, server::Server};
 
 /// `tunnel close`.
-pub(crate) async fn run(args: &Close, server: &ServerUrl, screen: &Screen) -> Result<(), Failure> {
+pub(crate) async fn run(args: &Close, server: &Server, screen: &Screen) -> Result<(), Failure> {
     let (shown, candidates) = match args.tunnel.as_str() {
         "-" => ("the tunnel", vec![TunnelRef::Uri(uri_from_stdin(screen)?)]),
         text => (text, named(text)?),

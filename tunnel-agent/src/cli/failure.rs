@@ -28,6 +28,16 @@ impl Failure {
         Self { code: UNREACHABLE, message: message.into() }
     }
 
+    /// The server does not take the credentials.
+    pub(crate) fn refused(message: impl Into<String>) -> Self {
+        Self { code: REFUSED, message: message.into() }
+    }
+
+    /// What is configured in the environment is malformed.
+    pub(crate) fn environment(message: impl Into<String>) -> Self {
+        Self { code: BAD_CONFIG, message: message.into() }
+    }
+
     /// Whatever is there, it does not answer as a tunnel server does: it is stopping, lost, or none.
     fn no_answer(why: &str) -> Self {
         let why = printable(why);
@@ -43,7 +53,7 @@ impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
         match error {
             ConnectError::Unreachable { .. } => Self::unreachable(format!("{error}\n{WHERE_SERVERS_COME_FROM}")),
-            error => Self::new(error.to_string()),
+            error => Self::new(printable(&chain(error))),
         }
     }
 }
@@ -65,6 +75,10 @@ impl From<TunnelError> for Failure {
                 Some(cause) => return Self::no_answer(&cause.to_string()),
                 None => "the tunnel server has a fault; its log says more".to_owned(),
             },
+            TunnelError::Unauthenticated { .. } => {
+                return Self::refused(format!("{}\n{WHERE_TOKENS_COME_FROM}", printable(&chain(error))));
+            }
+            TunnelError::NotGranted { .. } => return Self::refused(printable(&chain(error))),
             TunnelError::AddressTaken { .. } => "give another --port, or none to have one chosen".to_owned(),
             TunnelError::NameConflict { name, .. } => format!("`tunnel close {}` closes it", printable(name)),
             _ => return Self::new(printable(&chain(error))),
@@ -99,9 +113,14 @@ pub(crate) fn innermost(status: &tonic::Status) -> Option<&dyn std::error::Error
 const WHERE_SERVERS_COME_FROM: &str =
     "  start one here with `tunnel-server`, or say where yours is with --server HOST:PORT (or TNL_SERVER)";
 
+const WHERE_TOKENS_COME_FROM: &str =
+    "  give a token that the server knows, with --token-file FILE (or TNL_TOKEN_FILE), or in TNL_TOKEN";
+
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 /// sysexits.h: EX_UNAVAILABLE.
 const UNREACHABLE: u8 = 69;
+/// sysexits.h: EX_NOPERM.
+const REFUSED: u8 = 77;
 /// sysexits.h: EX_CONFIG.
 pub(crate) const BAD_CONFIG: u8 = 78;

@@ -7,14 +7,14 @@ use super::{
     failure::Failure,
     json,
     screen::Screen,
-    server::ServerUrl,
+    server::Server,
     stdout,
     table::{Side, aligned},
     units,
 };
 
 /// `tunnel list`.
-pub(crate) async fn run(args: &List, server: &ServerUrl, screen: &Screen) -> Result<(), Failure> {
+pub(crate) async fn run(args: &List, server: &Server, screen: &Screen) -> Result<(), Failure> {
     let tunnels = all(&server.connect().await?).await?;
     if tunnels.is_empty() {
         screen.note("no tunnels are open; `tunnel tcp PORT` opens one");

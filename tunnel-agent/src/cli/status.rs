@@ -71,7 +71,7 @@ impl Stage {
         match (state, self) {
             (AgentState::Online, _) => Self::Online,
             // Whoever forwards says so.
-            (AgentState::Closed, stage) => stage,
+            (AgentState::Closed | AgentState::Refused, stage) => stage,
             (_, Self::Dialling) => Self::Dialling,
             _ => Self::Reconnecting,
         }

@@ -1,6 +1,6 @@
 use std::{io::IsTerminal, time::Instant};
 
-use tunnel_agent::{Agent, ForwardCounts, Forwarding, Tunnel, TunnelListener};
+use tunnel_agent::{AgentState, ForwardCounts, Forwarding, Tunnel, TunnelListener};
 use tunnel_backends::process::StopSignals;
 
 use super::{
@@ -8,14 +8,14 @@ use super::{
     failure::Failure,
     json,
     screen::Screen,
-    server::ServerUrl,
+    server::Server,
     status,
     stdout::{self, Reader},
     units::{bytes, count, duration},
 };
 
 /// `tunnel tcp`.
-pub(crate) async fn run(args: &Tcp, server: &ServerUrl, screen: &Screen) -> Result<(), Failure> {
+pub(crate) async fn run(args: &Tcp, server: &Server, screen: &Screen) -> Result<(), Failure> {
     // Before anybody can know that we run.
     let mut signals = StopSignals::catch()?;
     let mut listener = tokio::select! {
@@ -32,7 +32,7 @@ pub(crate) async fn run(args: &Tcp, server: &ServerUrl, screen: &Screen) -> Resu
     let forwarding = forwarding(args);
     let (meter, state) = (forwarding.meter(), listener.state());
     let end = tokio::select! {
-        () = listener.forward(forwarding) => Err(Failure::new("the tunnel was closed by somebody else")),
+        () = listener.forward(forwarding) => Err(closed(*listener.state().borrow())),
         never = status::tell(screen, state, &meter) => match never {},
         () = signals.next() => Ok(()),
     };
@@ -50,8 +50,9 @@ pub(crate) async fn run(args: &Tcp, server: &ServerUrl, screen: &Screen) -> Resu
     end
 }
 
-async fn open(args: &Tcp, server: &ServerUrl) -> Result<TunnelListener, Failure> {
+async fn open(args: &Tcp, server: &Server) -> Result<TunnelListener, Failure> {
     let mut tunnel = Tunnel::tcp().port(args.port.map_or(0, u16::from)).sessions(args.sessions.into());
+    tunnel = tunnel.allow_clients(args.allow.iter().copied()).deny_clients(args.deny.iter().copied());
     if let Some(backend) = &args.backend {
         tunnel = tunnel.backend(backend);
     }
@@ -61,8 +62,15 @@ async fn open(args: &Tcp, server: &ServerUrl) -> Result<TunnelListener, Failure>
     for (key, value) in &args.labels {
         tunnel = tunnel.label(key, value);
     }
-    let agent = Agent::embedded(std::sync::Arc::new(server.connect().await?));
-    Ok(agent.open(tunnel).await?)
+    Ok(server.agent().await?.open(tunnel).await?)
+}
+
+/// Not by us.
+fn closed(state: AgentState) -> Failure {
+    match state {
+        AgentState::Refused => Failure::refused("the tunnel server refuses the credentials; the tunnel is closed"),
+        _ => Failure::new("the tunnel was closed by somebody else"),
+    }
 }
 
 fn forwarding(args: &Tcp) -> Forwarding {

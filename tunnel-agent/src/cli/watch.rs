@@ -11,13 +11,13 @@ use super::{
     failure::{Failure, innermost},
     json,
     screen::Screen,
-    server::ServerUrl,
+    server::Server,
     stdout::{self, Reader},
     units::{bytes, count, duration, printable, seconds},
 };
 
 /// `tunnel watch`.
-pub(crate) async fn run(args: &Watch, server: &ServerUrl, screen: &Screen) -> Result<(), Failure> {
+pub(crate) async fn run(args: &Watch, server: &Server, screen: &Screen) -> Result<(), Failure> {
     let mut signals = StopSignals::catch()?;
     tokio::select! {
         end = watch(args, server, screen) => end,
@@ -25,7 +25,7 @@ pub(crate) async fn run(args: &Watch, server: &ServerUrl, screen: &Screen) -> Re
     }
 }
 
-async fn watch(args: &Watch, server: &ServerUrl, screen: &Screen) -> Result<(), Failure> {
+async fn watch(args: &Watch, server: &Server, screen: &Screen) -> Result<(), Failure> {
     let backend = server.connect().await?;
     if let Some(id) = args.tunnel.as_ref().and_then(|text| id(text.as_str())) {
         let filter = WatchFilter { id: Some(id), name: None };

@@ -15,7 +15,7 @@ async fn options_take_their_values_from_the_environment_unless_they_are_typed() 
     assert!(ended.stdout.starts_with('{'), "{}", ended.stdout);
 
     for args in [["list", "--output", "text", "--server", &url], ["--server", &url, "list", "--output", "text"]] {
-        let ended = run_in(&args, &[("TNL_SERVER", "https://nowhere"), ("TNL_OUTPUT", "json")]).await;
+        let ended = run_in(&args, &[("TNL_SERVER", "ftp://nowhere"), ("TNL_OUTPUT", "json")]).await;
         assert_eq!(ended.code, Some(0), "{}", ended.stderr);
         assert!(ended.stdout.starts_with("NAME"), "{}", ended.stdout);
     }
@@ -24,7 +24,10 @@ async fn options_take_their_values_from_the_environment_unless_they_are_typed() 
 #[tokio::test]
 async fn a_malformed_value_in_the_environment_ends_with_78_and_is_named() {
     for (variable, value) in [
-        ("TNL_SERVER", "https://tunnels.example"),
+        ("TNL_SERVER", "ftp://tunnels.example"),
+        ("TNL_FINGERPRINT", "sha256:12"),
+        ("TNL_TOKEN", "two words"),
+        ("TNL_INSECURE", "perhaps"),
         ("TNL_SERVER", "nowhere:port"),
         ("TNL_OUTPUT", "xml"),
         ("TNL_PORT", "99999"),
@@ -46,7 +49,8 @@ async fn wrong_usage_is_wrong_whatever_the_environment() {
 #[tokio::test]
 async fn an_empty_variable_is_none() {
     let (_backend, url) = service().await;
-    let empty = ["TNL_NAME", "TNL_PORT", "TNL_BACKEND", "TNL_OUTPUT", "TNL_PROXY_PROTOCOL"].map(|name| (name, ""));
+    let empty = ["TNL_NAME", "TNL_PORT", "TNL_BACKEND", "TNL_OUTPUT", "TNL_PROXY_PROTOCOL", "TNL_TOKEN", "TNL_CA"]
+        .map(|name| (name, ""));
     let ended = run_in(&["list", "--server", &url], &empty).await;
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
 }

@@ -88,6 +88,7 @@ fn info(number: usize) -> TunnelInfo {
         bytes_to_agent: 0,
         bytes_to_client: 0,
         strangers: 0,
+        refused_clients: 0,
         open_time: SystemTime::now(),
         expire_time: None,
         labels: Default::default(),

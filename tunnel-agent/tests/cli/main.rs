@@ -7,5 +7,6 @@ mod list;
 mod rig;
 mod service;
 mod tcp;
+mod trust;
 mod usage;
 mod watch;

@@ -261,3 +261,23 @@ async fn an_address_that_cannot_be_printed_ends_it_with_1_and_leaves_nothing_ope
     assert!(ended.stderr.starts_with("tunnel: cannot write to stdout"), "{}", ended.stderr);
     assert!(tunnels(&backend).await.is_empty());
 }
+
+#[tokio::test]
+async fn only_clients_that_are_allowed_and_not_denied_are_let_in() {
+    let (backend, url) = service().await;
+    for (lists, is_let_in) in [
+        (&["--allow", "127.0.0.0/8", "--allow", "::1", "--deny", "127.0.0.2"][..], true),
+        (&["--allow", "192.0.2.0/24"], false),
+        (&["--deny", "127.0.0.1"], false),
+    ] {
+        let (target, _echo) = echo_once().await;
+        let target = target.to_string();
+        let args = [&["tcp", &target, "--server", &url], lists].concat();
+        let running = start(&args).await;
+        is_online(&backend).await;
+        let heard = ask(running.public(), b"through").await.0;
+        assert_eq!(heard.is_ok_and(|heard| heard == b"through"), is_let_in, "{lists:?}");
+        running.signal("-INT").await;
+        running.end().await;
+    }
+}

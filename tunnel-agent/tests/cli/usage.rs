@@ -4,7 +4,7 @@ use crate::rig::run;
 
 #[tokio::test]
 async fn wrong_usage_ends_with_2() {
-    let wrong: [&[&str]; 15] = [
+    let wrong: [&[&str]; 18] = [
         &[],
         &["udp", "3000"],
         &["tcp"],
@@ -14,12 +14,15 @@ async fn wrong_usage_ends_with_2() {
         &["tcp", "3000", "--port", "0"],
         &["tcp", "3000", "--name", "no name"],
         &["tcp", "3000", "--label", "=value"],
+        &["tcp", "3000", "--allow", "192.0.2.0/33"],
         &["tcp", "3000", "--output", "xml"],
         &["tcp", "3000", "-q", "-v"],
-        &["list", "--server", "https://127.0.0.1"],
+        &["list", "--server", "ftp://127.0.0.1"],
         &["list", "--server", "nowhere:port"],
         &["watch", "no name"],
         &["completions", "cmd"],
+        &["list", "--fingerprint", "sha256:12"],
+        &["list", "--client-key", "key.pem"],
     ];
     for args in wrong {
         let ended = run(args).await;
@@ -39,7 +42,9 @@ async fn what_one_tries_first_is_told_what_to_write() {
         (&["tcp", "localhost"], "HOST:PORT"),
         (&["tcp", "http://localhost:3000"], "only its host and port"),
         (&["tcp", "/run/app.sock"], "unix:/path"),
-        (&["list", "--server", "https://127.0.0.1:8010"], "https is not supported yet"),
+        (&["list", "--server", "tcp://127.0.0.1:8010"], "write https://HOST:PORT"),
+        (&["list", "--fingerprint", "12:34"], "sha256: and the 64 hexadecimal digits"),
+        (&["list", "--client-cert", "cert.pem"], "--client-cert and --client-key go together"),
     ] {
         let ended = run(args).await;
         assert!(ended.stderr.contains(hint), "{args:?}: {}", ended.stderr);
@@ -53,7 +58,7 @@ async fn what_one_tries_first_is_told_what_to_write() {
 async fn help_goes_to_stdout_and_names_examples_variables_and_exit_codes() {
     let ended = run(&["--help"]).await;
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
-    for word in ["tunnel tcp 3000", "TNL_SERVER", "NO_COLOR", "RUST_LOG", "69", "78"] {
+    for word in ["tunnel tcp 3000", "TNL_SERVER", "TNL_TOKEN", "NO_COLOR", "RUST_LOG", "69", "77", "78"] {
         assert!(ended.stdout.contains(word), "{word}: {}", ended.stdout);
     }
     let ended = run(&["tcp", "--help"]).await;

@@ -14,8 +14,8 @@ impl From<TunnelError> for Status {
         if let TunnelError::Internal { doing, source } = &error {
             tracing::error!(error = %Chain(source.as_ref()), "internal error while {doing}");
         }
-        let (code, reason, facts) = code_and_reason(&error);
-        let mut details = ErrorDetails::with_error_info(reason, DOMAIN, facts);
+        let (code, facts) = code_and_facts(&error);
+        let mut details = ErrorDetails::with_error_info(error.reason(), DOMAIN, facts);
         match &error {
             TunnelError::Invalid { field, why } => {
                 details.add_bad_request_violation(field.as_ref(), why.as_ref());
@@ -61,26 +61,23 @@ impl From<Status> for TunnelError {
 
 type Facts = HashMap<String, String>;
 
-fn code_and_reason(error: &TunnelError) -> (Code, &'static str, Facts) {
+fn code_and_facts(error: &TunnelError) -> (Code, Facts) {
     let facts = |pairs: &[(&str, &dyn ToString)]| -> Facts {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), value.to_string())).collect()
     };
     match error {
-        TunnelError::Invalid { field, why } => {
-            (Code::InvalidArgument, "INVALID", facts(&[("field", field), ("why", why)]))
-        }
-        TunnelError::NotFound => (Code::NotFound, "NOT_FOUND", Facts::new()),
-        TunnelError::AddressTaken { address } => (Code::AlreadyExists, "ADDRESS_TAKEN", facts(&[("address", address)])),
-        TunnelError::NotAllowed { .. } => (Code::PermissionDenied, "NOT_ALLOWED", Facts::new()),
-        TunnelError::Unauthenticated { .. } => (Code::Unauthenticated, "UNAUTHENTICATED", Facts::new()),
-        TunnelError::NotGranted { .. } => (Code::PermissionDenied, "NOT_GRANTED", Facts::new()),
+        TunnelError::Invalid { field, why } => (Code::InvalidArgument, facts(&[("field", field), ("why", why)])),
+        TunnelError::NotFound => (Code::NotFound, Facts::new()),
+        TunnelError::AddressTaken { address } => (Code::AlreadyExists, facts(&[("address", address)])),
+        TunnelError::NotAllowed { .. } | TunnelError::NotGranted { .. } => (Code::PermissionDenied, Facts::new()),
+        TunnelError::Unauthenticated { .. } => (Code::Unauthenticated, Facts::new()),
         TunnelError::NameConflict { name, difference } => {
-            (Code::FailedPrecondition, "NAME_CONFLICT", facts(&[("name", name), ("difference", difference)]))
+            (Code::FailedPrecondition, facts(&[("name", name), ("difference", difference)]))
         }
-        TunnelError::LimitReached { .. } => (Code::ResourceExhausted, "LIMIT_REACHED", Facts::new()),
-        TunnelError::Unavailable { .. } => (Code::Unavailable, "UNAVAILABLE", Facts::new()),
-        TunnelError::Unsupported { .. } => (Code::Unimplemented, "UNSUPPORTED", Facts::new()),
-        TunnelError::Internal { .. } => (Code::Internal, "INTERNAL", Facts::new()),
+        TunnelError::LimitReached { .. } => (Code::ResourceExhausted, Facts::new()),
+        TunnelError::Unavailable { .. } => (Code::Unavailable, Facts::new()),
+        TunnelError::Unsupported { .. } => (Code::Unimplemented, Facts::new()),
+        TunnelError::Internal { .. } => (Code::Internal, Facts::new()),
     }
 }
 

@@ -99,13 +99,21 @@ impl ServerCertVerifier for Verify {
 fn explain(error: Error, seen: Fingerprint, host: &ServerName<'_>) -> CertificateRefused {
     use CertificateError as Wrong;
     match error {
-        Error::InvalidCertificate(Wrong::UnknownIssuer) => CertificateRefused::Unknown { seen },
+        // A bad signature is that of another authority of the same name.
+        Error::InvalidCertificate(Wrong::UnknownIssuer | Wrong::BadSignature) => CertificateRefused::Unknown { seen },
         Error::InvalidCertificate(Wrong::NotValidForNameContext { presented, .. }) => {
-            CertificateRefused::OtherHost { host: host.to_str().into_owned(), names: presented, seen }
+            let names = presented.iter().map(|name| plain(name).to_owned()).collect();
+            CertificateRefused::OtherHost { host: host.to_str().into_owned(), names, seen }
         }
         Error::InvalidCertificate(
             Wrong::Expired | Wrong::ExpiredContext { .. } | Wrong::NotValidYet | Wrong::NotValidYetContext { .. },
         ) => CertificateRefused::Expired { seen },
         error => CertificateRefused::Unusable { seen, why: error.to_string() },
     }
+}
+
+/// `DnsName("h.example")` is how the verifier writes a name.
+fn plain(name: &str) -> &str {
+    let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+    inner.unwrap_or(name).trim_matches('"')
 }

@@ -1,14 +1,19 @@
-use std::{collections::HashSet, path::Path, time::SystemTime};
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+    time::SystemTime,
+};
 
 use serde::{Deserialize, Deserializer, de::Error};
 use tunnel_api::{CredentialId, Owner};
+use tunnel_backends::quotas::Limits;
 
 use super::{
     certificate,
     grants::Grants,
     token::{Token, TokenHash},
 };
-use crate::config::ConfigError;
+use crate::config::{ConfigError, OwnerLimits};
 
 /// The credentials that are good, as the file has them.
 #[derive(Debug, Default)]
@@ -23,6 +28,8 @@ pub struct Credential {
     pub(crate) owner: Owner,
     pub(crate) grants: Grants,
     pub(crate) expires: Option<SystemTime>,
+    /// Where they are not those of every owner.
+    pub(crate) limits: Option<OwnerLimits>,
     told_by: ToldBy,
 }
 
@@ -117,6 +124,17 @@ impl Credentials {
         named.all(|other| other.owner == first.owner).then_some(first)
     }
 
+    /// The limits of the owners who have their own: of all that an owner's credentials say, the most.
+    pub(super) fn limits(&self, of_everybody: Limits) -> HashMap<Owner, Limits> {
+        let mut own: HashMap<Owner, Limits> = HashMap::new();
+        for Credential { owner, limits, .. } in &self.all {
+            let limits = limits.as_ref().map_or(of_everybody, |limits| limits.over(of_everybody));
+            own.entry(owner.clone()).and_modify(|most| *most = most.or_more(limits)).or_insert(limits);
+        }
+        own.retain(|_, limits| *limits != of_everybody);
+        own
+    }
+
     /// When the next one expires.
     pub(super) fn next_expiry(&self, now: SystemTime) -> Option<SystemTime> {
         self.all.iter().filter_map(|credential| credential.expires).filter(|expires| *expires > now).min()
@@ -185,6 +203,7 @@ struct TokenEntry {
     expires: Option<SystemTime>,
     #[serde(default)]
     grants: Grants,
+    limits: Option<OwnerLimits>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -199,12 +218,13 @@ struct CertificateEntry {
     expires: Option<SystemTime>,
     #[serde(default)]
     grants: Grants,
+    limits: Option<OwnerLimits>,
 }
 
 impl TokenEntry {
     fn credential(self) -> Result<Credential, String> {
         let told_by = ToldBy::Token(self.hash);
-        credential(self.id, self.owner, told_by, self.expires, self.grants)
+        credential(self.id, self.owner, told_by, (self.expires, self.grants, self.limits))
     }
 }
 
@@ -221,7 +241,7 @@ impl CertificateEntry {
                 ));
             }
         };
-        credential(self.id, self.owner, told_by, self.expires, self.grants)
+        credential(self.id, self.owner, told_by, (self.expires, self.grants, self.limits))
     }
 }
 
@@ -229,13 +249,15 @@ fn credential(
     id: String,
     owner: OwnerName,
     told_by: ToldBy,
-    expires: Option<SystemTime>,
-    grants: Grants,
+    (expires, grants, limits): (Option<SystemTime>, Grants, Option<OwnerLimits>),
 ) -> Result<Credential, String> {
     if id.is_empty() || id == CredentialId::PROCESS {
         return Err(format!("{id:?} cannot be the id of a credential; choose another one"));
     }
-    Ok(Credential { id: CredentialId::new(id), owner: Owner::new(owner.0), told_by, expires, grants })
+    if let Some((key, why)) = limits.as_ref().and_then(OwnerLimits::wrong) {
+        return Err(format!("{id}: limits.{key}: {why}"));
+    }
+    Ok(Credential { id: CredentialId::new(id), owner: Owner::new(owner.0), told_by, expires, grants, limits })
 }
 
 /// An owner's name: of the characters that tunnels' names have, but for the slash, which parts owners from names.
@@ -317,6 +339,20 @@ mod tests {
     }
 
     #[test]
+    fn an_owner_has_the_most_that_its_credentials_say() {
+        let entry = |id: &str, owner: &str, limits: &str| {
+            token(id, owner, &Token::generate(), &format!("[token.limits]\n{limits}"))
+        };
+        let text = entry("a", "alice", "tunnels = 5\nstreams = 10")
+            + &entry("b", "alice", "tunnels = 7\nopens_per_second = 'unlimited'")
+            + &entry("c", "bob", "");
+        let of_everybody = Limits { streams: Some(3), opens_per_second: Some(1.0), ..Limits::default() };
+        let own = parse(&text).unwrap().limits(of_everybody);
+        let alice = Limits { tunnels: Some(7), streams: Some(10), ..Limits::default() };
+        assert_eq!(own, HashMap::from([(Owner::new("alice"), alice)]));
+    }
+
+    #[test]
     fn what_is_wrong_in_the_file_is_said() {
         let one = Token::generate();
         let twice = token("a", "alice", &one, "") + &token("b", "bob", &one, "");
@@ -329,6 +365,8 @@ mod tests {
             (&token("a", "a/b", &one, ""), "an owner's name"),
             (&token("a", "alice", &one, "expires = '2027-01-01'"), "such as 2027-01-31"),
             (&token("a", "alice", &one, "[token.grants]\nbackend = ['*']"), "backends"),
+            (&token("a", "alice", &one, "limits = { tunnels = 0 }"), "limits.tunnels"),
+            (&token("a", "alice", &one, "limits = { tunels = 1 }"), "tunels"),
             (&twice, "same credential"),
             (&same_id, "stands twice"),
             ("[[certificate]]\nid = 'a'\nowner = 'alice'", "`subject`"),

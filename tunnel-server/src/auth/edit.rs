@@ -29,18 +29,9 @@ pub struct NewToken {
     /// Networks whose clients may be let in.
     pub clients: Vec<IpNet>,
     /// Limits of the owner, by their names in the file, where they are not the default ones.
-    pub limits: Vec<(&'static str, LimitValue)>,
+    pub limits: Vec<(String, String)>,
     /// How long it is good.
     pub expires_in: Option<Duration>,
-}
-
-/// A limit's value, as the file spells it.
-#[derive(Debug, Clone)]
-pub enum LimitValue {
-    /// A count.
-    Count(u32),
-    /// A size, such as `10MiB`.
-    Size(String),
 }
 
 /// Which credentials are meant.
@@ -155,13 +146,7 @@ fn entry(id: &str, token: &Token, new: &NewToken) -> Result<Table, EditError> {
     if !new.limits.is_empty() {
         let mut limits = Table::new();
         for (key, limit) in &new.limits {
-            limits.insert(
-                key,
-                match limit {
-                    LimitValue::Count(count) => value(i64::from(*count)),
-                    LimitValue::Size(size) => value(size),
-                },
-            );
+            limits.insert(key, number_or_text(limit));
         }
         table.insert("limits", Item::Table(limits));
     }
@@ -183,6 +168,11 @@ fn grants(new: &NewToken) -> Table {
         }
     }
     grants
+}
+
+fn number_or_text(text: &str) -> Item {
+    let count = text.parse::<i64>().map(value);
+    count.or_else(|_| text.parse::<f64>().map(value)).unwrap_or_else(|_| value(text))
 }
 
 /// In whole seconds.
@@ -254,7 +244,17 @@ mod tests {
     fn what_would_not_be_good_changes_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("credentials.toml");
-        for bad in [NewToken { ports: vec!["9-1".to_owned()], ..new("alice") }, new("local"), new("a/b"), new("")] {
+        let limited =
+            |key: &str, limit: &str| NewToken { limits: vec![(key.to_owned(), limit.to_owned())], ..new("alice") };
+        for bad in [
+            NewToken { ports: vec!["9-1".to_owned()], ..new("alice") },
+            limited("tunels", "1"),
+            limited("tunnels", "many"),
+            limited("tunnels", "0"),
+            new("local"),
+            new("a/b"),
+            new(""),
+        ] {
             add(&path, &bad).expect_err(&format!("{bad:?}"));
         }
         assert!(!path.exists());

@@ -6,6 +6,7 @@ use tunnel_api::{
     Caller, CredentialId, OpenTunnel, OpenedTunnel, Page, PublicAddress, TunnelBackend, TunnelError, TunnelEvents,
     TunnelInfo, TunnelRef, TunnelUri, WatchFilter,
 };
+use tunnel_backends::tunnels::Tunnels;
 
 use super::Keyring;
 
@@ -14,13 +15,14 @@ use super::Keyring;
 pub(crate) struct Guard<B> {
     inner: B,
     keyring: Arc<Keyring>,
+    tunnels: Arc<Tunnels>,
     /// Where requests go that name no backend.
     default_backend: String,
 }
 
 impl<B: TunnelBackend> Guard<B> {
-    pub(crate) fn new(inner: B, keyring: Arc<Keyring>, default_backend: &str) -> Self {
-        Self { inner, keyring, default_backend: default_backend.to_owned() }
+    pub(crate) fn new(inner: B, keyring: Arc<Keyring>, tunnels: Arc<Tunnels>, default_backend: &str) -> Self {
+        Self { inner, keyring, tunnels, default_backend: default_backend.to_owned() }
     }
 
     fn check(&self, caller: &Caller, request: &mut OpenTunnel) -> Result<(), TunnelError> {
@@ -28,7 +30,12 @@ impl<B: TunnelBackend> Guard<B> {
         let credentials = self.keyring.credentials();
         let credential = credentials.by_id(id, SystemTime::now()).ok_or_else(revoked)?;
         let backend = request.backend.clone().unwrap_or_else(|| self.default_backend.clone());
-        credential.grants.check(request, &backend, |_port| false)
+        credential.grants.check(request, &backend, |port| self.tunnels.is_kept_for(&caller.owner, port))
+    }
+
+    fn is_revoked(&self, caller: &Caller) -> bool {
+        let credentials = self.keyring.credentials();
+        caller.credential.as_ref().is_some_and(|id| credentials.by_id(id, SystemTime::now()).is_none())
     }
 }
 
@@ -46,7 +53,13 @@ fn as_process(caller: &Caller) -> Caller {
 impl<B: TunnelBackend> TunnelBackend for Guard<B> {
     async fn open_tunnel(&self, caller: &Caller, mut request: OpenTunnel) -> Result<OpenedTunnel, TunnelError> {
         self.check(caller, &mut request)?;
-        self.inner.open_tunnel(&as_process(caller), request).await
+        let opened = self.inner.open_tunnel(&as_process(caller), request).await?;
+        if self.is_revoked(caller) {
+            // Between our look and its opening: whoever closes what was revoked may have looked before it was there.
+            self.inner.close_tunnel(caller, &TunnelRef::Id(opened.id)).await?;
+            return Err(revoked());
+        }
+        Ok(opened)
     }
 
     async fn get_tunnel_address(&self, caller: &Caller, uri: &TunnelUri) -> Result<PublicAddress, TunnelError> {

@@ -7,7 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use tunnel_api::{Caller, ConnectionAddrs, TunnelError};
-use tunnel_backends::door::{Arrival, PeerCertificate};
+use tunnel_backends::door::{Newcomer, PeerCertificate};
 
 use super::{Credential, Credentials, Keyring, Token};
 
@@ -39,8 +39,8 @@ pub(crate) async fn identify(
 
 /// Its connection is one of somebody we serve, and is kept.
 fn accept(request: &Request) {
-    if let Some(arrival) = request.extensions().get::<Arrival>() {
-        arrival.accept();
+    if let Some(newcomer) = request.extensions().get::<Newcomer>() {
+        newcomer.accept();
     }
 }
 

@@ -2,6 +2,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args as Flags, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
+use tunnel_server::config::AdminListen;
 
 /// Runs tunnels: programs behind NAT ask for one by gRPC and are reached at a public address.
 ///
@@ -23,6 +24,9 @@ pub(crate) struct Run {
     /// Listen here instead of where the config says
     #[arg(short, long, value_name = "IP:PORT", value_parser = socket_addr)]
     pub(crate) listen: Option<SocketAddr>,
+    /// Where metrics, health and readiness answer, instead of where the config says
+    #[arg(long, value_name = "IP:PORT|off")]
+    pub(crate) admin: Option<AdminListen>,
     /// Run without TLS and credentials even where others can connect
     #[arg(long)]
     pub(crate) insecure: bool,
@@ -129,6 +133,10 @@ pub(crate) struct New {
     /// Networks whose clients its tunnels may serve
     #[arg(long = "clients", value_name = "CIDR", default_values = ["0.0.0.0/0", "::/0"])]
     pub(crate) clients: Vec<IpNet>,
+    /// What its owner is held to, where that is not limits.owner of the config: such as tunnels=5 or
+    /// bytes_per_second_to_clients=10MiB
+    #[arg(long = "limit", value_name = "KEY=VALUE", value_parser = limit)]
+    pub(crate) limits: Vec<(String, String)>,
     /// How long it is good, such as 90d
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) expires: Option<Duration>,
@@ -147,6 +155,11 @@ pub(crate) enum LogFormat {
 
 fn socket_addr(text: &str) -> Result<SocketAddr, &'static str> {
     text.parse().map_err(|_| "write an IP address and a port, such as 127.0.0.1:8010 or [::1]:8010")
+}
+
+fn limit(text: &str) -> Result<(String, String), &'static str> {
+    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE, such as --limit tunnels=5")?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 const INIT_EXAMPLES: &str = "\

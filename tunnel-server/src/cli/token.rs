@@ -41,7 +41,7 @@ fn make(new: &args::New) -> anyhow::Result<()> {
         hosts: new.hosts.clone(),
         dial_from: new.dial_from.clone(),
         clients: new.clients.clone(),
-        limits: Vec::new(),
+        limits: new.limits.clone(),
         expires_in: new.expires,
     };
     if let Some(output) = new.output.as_deref().filter(|output| output.exists()) {

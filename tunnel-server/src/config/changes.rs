@@ -15,9 +15,13 @@ impl Config {
             tls_terminated_by,
             tls,
             drain,
+            state,
+            quarantine,
             advertise,
             ports,
+            limits: _, // can be changed
             door,
+            admin,
             backends,
         } = self;
         [
@@ -29,9 +33,12 @@ impl Config {
             ("tls_terminated_by", *tls_terminated_by != other.tls_terminated_by),
             ("tls", *tls != other.tls),
             ("drain", *drain != other.drain),
+            ("state", *state != other.state),
+            ("quarantine", *quarantine != other.quarantine),
             ("advertise", *advertise != other.advertise),
             ("ports", *ports != other.ports),
             ("door", *door != other.door),
+            ("admin", *admin != other.admin),
             ("backends", *backends != other.backends),
         ]
         .into_iter()

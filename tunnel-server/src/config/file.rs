@@ -5,7 +5,7 @@ use std::{fs, net::IpAddr, path::Path};
 use toml::de::{DeTable, DeValue};
 use tunnel_backends::ports::PortRange;
 
-use super::{Backend, Config, ConfigError, Tls, error::Place};
+use super::{AdminListen, Backend, Config, ConfigError, Tls, error::Place};
 use crate::auth::Credentials;
 
 impl Config {
@@ -47,7 +47,7 @@ impl Config {
         let of_tls = tls.into_iter().flat_map(|Tls { certificate, key, client_ca }| {
             [Some(certificate), Some(key), client_ca.as_mut()].into_iter().flatten()
         });
-        for path in self.credentials.iter_mut().chain(of_tls) {
+        for path in self.credentials.iter_mut().chain(&mut self.state).chain(of_tls) {
             *path = base.join(&*path);
         }
     }
@@ -57,6 +57,7 @@ impl Config {
         self.check_backends()?;
         self.check_ports()?;
         self.check_exposure()?;
+        self.check_admin()?;
         self.check_limits()
     }
 
@@ -117,6 +118,20 @@ impl Config {
         Ok(())
     }
 
+    /// Metrics tell how busy the server is, and asking for them costs something: strangers have no business there.
+    fn check_admin(&self) -> Result<(), ConfigError> {
+        match self.admin.listen {
+            AdminListen::At(listen) if !listen.ip().is_loopback() && self.admin.allow.is_empty() => impossible(
+                "admin.listen",
+                format!(
+                    "{} can be reached from elsewhere; say who may ask, as networks: admin.allow = [\"10.0.0.0/8\"]",
+                    listen.ip()
+                ),
+            ),
+            _ => Ok(()),
+        }
+    }
+
     /// What is missing where others can connect.
     fn exposure(&self, ip: IpAddr) -> String {
         let tls =
@@ -141,6 +156,12 @@ impl Config {
         above_zero("door.idle".to_owned(), self.door.idle.is_zero())?;
         above_zero("door.waiting".to_owned(), self.door.waiting == 0)?;
         above_zero("door.waiting_per_source".to_owned(), self.door.waiting_per_source == 0)?;
+        if let Some((key, why)) = self.limits.wrong() {
+            return impossible(format!("limits.{key}"), why);
+        }
+        if let Some((key, why)) = self.limits.owner.wrong() {
+            return impossible(format!("limits.owner.{key}"), why);
+        }
         for (name, backend) in &self.backends {
             let (kind, waiting_clients, times) = match backend {
                 Backend::Tcp(tcp) => {
@@ -250,7 +271,15 @@ mod tests {
             ("[backends]", &["t.toml:1: backends", "[backends.tcp.tcp]"]),
             ("[ports]\ndial_in = \"20000-20001\"", &["t.toml:2: ports.dial_in", "overlaps"]),
             ("[ports]\nextra_ports = [10000]", &["t.toml:2: ports.extra_ports", "10000"]),
+            ("[admin]\nlisten = \"on\"", &["line 2", "127.0.0.1:8011", "off"]),
+            ("[admin]\nlisten = \"0.0.0.0:8011\"", &["t.toml:2: admin.listen", "admin.allow = ["]),
             ("[door]\nwaiting = 0", &["t.toml:2: door.waiting", "above zero"]),
+            ("[limits]\ntunnels = 0", &["t.toml:2: limits.tunnels", "above zero", "unlimited"]),
+            ("[limits]\nstreams = -1", &["line 2", "a number", "unlimited"]),
+            ("[limits.owner]\nopens_per_second = 0", &["t.toml:2: limits.owner.opens_per_second", "above zero"]),
+            ("[limits.owner]\nbytes_per_second_to_agents = 7", &["t.toml:2: limits.owner.bytes_", "1KiB"]),
+            ("[limits.owner]\nbytes_per_second_to_clients = \"7Mbit\"", &["line 2", "10MiB"]),
+            ("[limits.owner]\nstream = 1", &["line 2", "stream", "`streams`"]),
         ] {
             let refusal = refusal(text);
             for part in expected {
@@ -261,10 +290,11 @@ mod tests {
 
     #[test]
     fn paths_are_relative_to_the_config_file() {
-        let text = "[tls]\ncertificate = \"cert.pem\"\nkey = \"/keys/key.pem\"\nclient_ca = \"ca/clients.pem\"";
+        let text = "state = \"state\"\n[tls]\ncertificate = \"cert.pem\"\nkey = \"/keys/key.pem\"\nclient_ca = \"ca/clients.pem\"";
         let config = Config::parse(text, Path::new("/etc/tunnel/server.toml")).unwrap();
         assert!(config.is_encrypted() && !Config::default().is_encrypted());
         let tls = config.tls.unwrap();
+        assert_eq!(config.state.as_deref(), Some(Path::new("/etc/tunnel/state")));
         assert_eq!(tls.certificate, Path::new("/etc/tunnel/cert.pem"));
         assert_eq!(tls.key, Path::new("/keys/key.pem"));
         assert_eq!(tls.client_ca.as_deref(), Some(Path::new("/etc/tunnel/ca/clients.pem")));

@@ -63,6 +63,46 @@ pub(super) fn host<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Host>, D
     Ok(Some(host))
 }
 
+/// So many bytes: `"10MiB"`, `"1.5GB"` or a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(pub u64);
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Spelling {
+            Bytes(u64),
+            Text(String),
+        }
+        let refuse = || D::Error::custom("write a size such as \"10MiB\", \"500kB\" or 1000000");
+        match Spelling::deserialize(from).map_err(|_| refuse())? {
+            Spelling::Bytes(bytes) => Ok(Self(bytes)),
+            Spelling::Text(text) => parse_size(&text).map(Self).ok_or_else(refuse),
+        }
+    }
+}
+
+fn parse_size(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len()));
+    let unit: u64 = match unit.trim() {
+        "" | "B" => 1,
+        "kB" | "KB" => 1000,
+        "MB" => 1000 * 1000,
+        "GB" => 1000 * 1000 * 1000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return None,
+    };
+    match number.parse::<u64>() {
+        Ok(number) => number.checked_mul(unit),
+        // Exact as far as a disk is large.
+        Err(_) => number.parse::<f64>().ok().map(|number| number * unit as f64).filter(|n| *n < 9e15).map(|n| n as u64),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,6 +121,28 @@ mod tests {
         }
         for text in ["", ":443", "h:", "h:0", "h:x", "h:99999", "2001:db8::1]:443"] {
             assert_eq!(text.parse::<HostPort>(), Err(()), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_what_they_say() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("1000000", 1_000_000),
+            ("12 B", 12),
+            ("500kB", 500_000),
+            ("500 KB", 500_000),
+            ("1KiB", 1024),
+            ("10MiB", 10 * 1024 * 1024),
+            ("1.5GB", 1_500_000_000),
+            ("2GiB", 2 * 1024 * 1024 * 1024),
+        ] {
+            assert_eq!(parse_size(text), Some(bytes), "{text}");
+        }
+        for wrong in
+            ["", "MiB", "-1", "1e3", "10 mib", "10Mbit", "1.2.3MB", "1TB", "99999999999999GiB", "99999999999999.5GiB"]
+        {
+            assert_eq!(parse_size(wrong), None, "{wrong}");
         }
     }
 }

@@ -4,6 +4,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tunnel_api::{Caller, PublicAddress, TunnelError, TunnelId, TunnelUri};
 
@@ -12,6 +13,7 @@ use crate::{
     carrier::{Admission, Carrier, DialFrom},
     hosts::Advertised,
     lease::Lease,
+    meters::DialInRefused,
     tickets::Tickets,
     uplink::Uplink,
 };
@@ -38,7 +40,7 @@ impl Carrier for PtthCarrier {
         admission: Admission<'_>,
         uplink: Uplink,
     ) -> Result<(TunnelUri, Lease), TunnelError> {
-        let host = self.advertised.host(caller)?;
+        let host = admission.dial_in.host().cloned().map_or_else(|| self.advertised.host(caller), Ok)?;
         // Who asked by TLS is to dial in by TLS: the ticket is worth as much as the call.
         let uri = if caller.encrypted { TunnelUri::ptths } else { TunnelUri::ptth };
         let uri = uri(&host, self.port, admission.id, &self.gate.tickets.issue(admission.id));
@@ -108,6 +110,11 @@ impl Gate {
         Arc::default()
     }
 
+    /// Nobody may come in yet, and those who may will have these tickets.
+    pub fn with_tickets(tickets: Tickets) -> Arc<Self> {
+        Arc::new(Self { tickets, admitted: Mutex::default() })
+    }
+
     /// The tunnel that this ticket is for. Whatever is wrong, there is none.
     pub(super) fn find(&self, id: &str, ticket: &str) -> Option<Arc<Admitted>> {
         let id: TunnelId = id.parse().ok()?;
@@ -144,17 +151,18 @@ impl Drop for Listed {
 
 impl Admitted {
     /// Takes in a connection; there is none where the tunnel has as many as it may.
-    pub(super) fn enter(self: &Arc<Self>, agent: Option<String>, addr: SocketAddr) -> Option<Entry> {
+    pub(super) fn enter(self: &Arc<Self>, agent: Option<String>, addr: SocketAddr, since: Instant) -> Option<Entry> {
         let mut entries = self.lock();
         let comes_back = agent.is_some() && entries.present.values().any(|known| known.agent == agent);
         if entries.present.len() >= self.max_sessions && !comes_back {
+            self.uplink.meters().dial_in_refused(DialInRefused::Full);
             return None;
         }
         let number = entries.next;
         entries.next += 1;
         let replaced = CancellationToken::new();
         entries.present.insert(number, Known { agent, addr, replaced: replaced.clone() });
-        Some(Entry { admitted: self.clone(), number, addr, replaced })
+        Some(Entry { admitted: self.clone(), number, addr, since, replaced })
     }
 
     fn lock(&self) -> MutexGuard<'_, Entries> {
@@ -168,6 +176,8 @@ impl Admitted {
 pub(super) struct Entry {
     pub(super) admitted: Arc<Admitted>,
     pub(super) addr: SocketAddr,
+    /// When it came to the door.
+    pub(super) since: Instant,
     /// The same agent has come again: for it, this connection is dead.
     pub(super) replaced: CancellationToken,
     number: u64,

@@ -187,7 +187,9 @@ impl Stay {
             is_doubtful: agent.pulse.is_doubtful(),
             is_worn_out: AtomicBool::new(false),
         });
-        let membership = entry.admitted.uplink.join(session.clone(), entry.addr, entry.take_over());
+        let uplink = &entry.admitted.uplink;
+        let membership = uplink.join(session.clone(), entry.addr, entry.take_over());
+        uplink.meters().agent_joined(entry.since.elapsed());
         Self { membership, sender, session }
     }
 

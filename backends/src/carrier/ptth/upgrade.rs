@@ -23,7 +23,7 @@ use super::{
     session,
 };
 use crate::{
-    door::{HttpBody, HttpService},
+    door::{Arrival, HttpBody, HttpService},
     replay::Replay,
 };
 
@@ -62,6 +62,7 @@ impl Gate {
         let admitted = self.find(&id, &ticket).ok_or(Refusal::Unauthorized)?;
         // The door says who it is of every request.
         let peer = request.extensions().get::<ConnectionAddrs>().ok_or(Refusal::Unauthorized)?.peer;
+        let since = request.extensions().get::<Arrival>().map_or_else(Instant::now, |arrival| arrival.0);
         if !admitted.dial_from.admits(peer.ip()) {
             admitted.uplink.turn_away(peer);
             return Err(Refusal::Unauthorized);
@@ -75,7 +76,7 @@ impl Gate {
             return Err(Refusal::Later(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping"));
         }
         let entry = admitted
-            .enter(asked.agent.map(str::to_owned), peer)
+            .enter(asked.agent.map(str::to_owned), peer, since)
             .ok_or(Refusal::Later(StatusCode::TOO_MANY_REQUESTS, "the tunnel has as many sessions as it may"))?;
         Ok((entry, asked.resets))
     }

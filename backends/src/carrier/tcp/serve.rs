@@ -17,9 +17,10 @@ use tunnel_api::{Caller, TunnelError, TunnelUri};
 
 use crate::{
     acceptor::Acceptor,
-    carrier::{Admission, Carrier, DialFrom},
+    carrier::{Admission, Carrier, DialFrom, WhereTo},
     hosts::Advertised,
     lease::Lease,
+    meters::DialInRefused,
     ports::{Choice, PortPool},
     proxy,
     session::{BoxStream, Session, SessionGone},
@@ -43,9 +44,12 @@ impl Carrier for TcpCarrier {
         admission: Admission<'_>,
         uplink: Uplink,
     ) -> Result<(TunnelUri, Lease), TunnelError> {
-        let host = self.advertised.host(caller)?;
-        let choice = Choice::Unguessable { apart_from: admission.address.port() };
-        let (port, listener) = self.ports.listen(self.advertised.bound, choice)?;
+        let host = admission.dial_in.host().cloned().map_or_else(|| self.advertised.host(caller), Ok)?;
+        let choice = match admission.dial_in {
+            WhereTo::AsBefore(before) => Choice::Exactly(before.port),
+            _ => Choice::Unguessable { apart_from: admission.address.port() },
+        };
+        let (port, listener) = self.ports.listen(self.advertised.bound, choice, &caller.owner)?;
         let uri = TunnelUri::tcp(&host, port.port());
 
         let lease = Lease::serving(port, |stop, tasks| {
@@ -99,6 +103,7 @@ impl DialIns {
                 }
                 Ok(place) => self.queue(socket, agent, Some(place)),
                 Err(_) => {
+                    self.uplink.meters().dial_in_refused(DialInRefused::Full);
                     tracing::debug!(agent.addr = %agent, "dial-in reset: as many as may are waiting already");
                     sockets::reset(socket);
                 }

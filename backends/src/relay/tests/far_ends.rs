@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    relay::{Duplex, Progress, RelayEnd, RelayTimes, Side, relay},
+    relay::{Duplex, Pace, Progress, RelayEnd, RelayTimes, Side, relay},
     sockets,
 };
 
@@ -72,7 +72,7 @@ async fn relay_between(
     let (progress, cancel) = (Arc::new(Progress::default()), CancellationToken::new());
     let end = tokio::spawn({
         let (progress, cancel) = (progress.clone(), cancel.clone());
-        async move { relay(client, agent, &progress, &times, &cancel).await }
+        async move { relay(client, agent, &progress, &Pace::default(), &times, &cancel).await }
     });
     Relayed { one: far_one, other: far_other, near_one: signs.0, near_other: signs.1, progress, cancel, end }
 }

@@ -1,6 +1,10 @@
 //! Whatever two ends say and take, in whatever steps: what must be true of every relay.
 
-use std::{io::ErrorKind, sync::PoisonError, time::Duration};
+use std::{
+    io::ErrorKind,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use proptest::{collection::vec, option, prelude::*, test_runner::TestRunner};
 use tokio::{runtime::Builder, time::timeout};
@@ -11,7 +15,7 @@ use super::{
     scripted::{Past, Say, Script, Take},
     within_limit,
 };
-use crate::relay::{Progress, RelayEnd, RelayTimes, Side, relay};
+use crate::relay::{Bucket, Pace, Progress, RelayEnd, RelayTimes, Side, relay};
 
 /// Far more than all waits of a script together, so that nobody is cut short who merely is slow.
 const TIMES: RelayTimes =
@@ -23,18 +27,23 @@ fn every_relay_delivers_what_was_said_and_ends_as_its_ends_did() {
         let mut runner =
             TestRunner::new(ProptestConfig { cases: 400, failure_persistence: None, ..Default::default() });
         runner
-            .run(&(script(), script()), |(client, agent)| run(&client, &agent))
+            .run(&(script(), script(), option::of(10_000..10_000_000u64)), |(client, agent, rate)| {
+                run(&client, &agent, rate)
+            })
             .unwrap_or_else(|failed| panic!("{failed}"));
     });
 }
 
-fn run(client: &Script, agent: &Script) -> Result<(), TestCaseError> {
+/// If there is a rate, no direction goes faster.
+fn run(client: &Script, agent: &Script, rate: Option<u64>) -> Result<(), TestCaseError> {
     let (client_end, client_past) = client.clone().end();
     let (agent_end, agent_past) = agent.clone().end();
     let (progress, cancel) = (Progress::default(), CancellationToken::new());
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
     let end = runtime.block_on(async {
-        let running = relay(client_end, agent_end, &progress, &TIMES, &cancel);
+        let bucket = || rate.into_iter().map(|rate| Arc::new(Bucket::new(Some(rate)))).collect();
+        let pace = Pace { to_agent: bucket(), to_client: bucket() };
+        let running = relay(client_end, agent_end, &progress, &pace, &TIMES, &cancel);
         tokio::pin!(running);
         // For two ends that stay silent; the clock jumps there.
         match timeout(24 * HOUR, &mut running).await {

@@ -10,7 +10,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{PATIENT, limited};
-use crate::relay::{Progress, RelayEnd, Side, relay};
+use crate::relay::{Pace, Progress, RelayEnd, Side, relay};
 
 /// A client on TCP and a service on a Unix socket.
 async fn relayed() -> (TcpStream, UnixStream, JoinHandle<RelayEnd>) {
@@ -19,7 +19,8 @@ async fn relayed() -> (TcpStream, UnixStream, JoinHandle<RelayEnd>) {
     let (near_client, _) = listener.accept().await.expect("the connection");
     let (service, near_service) = UnixStream::pair().expect("a pair");
     let end = tokio::spawn(async move {
-        relay(near_client, near_service, &Progress::default(), &PATIENT, &CancellationToken::new()).await
+        relay(near_client, near_service, &Progress::default(), &Pace::default(), &PATIENT, &CancellationToken::new())
+            .await
     });
     (client, service, end)
 }

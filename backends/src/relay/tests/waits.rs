@@ -9,7 +9,7 @@ use super::{
     HOUR, limited_with_paused_clock,
     scripted::{Say, Script, Take},
 };
-use crate::relay::{Progress, RelayEnd, RelayTimes, Side, relay};
+use crate::relay::{Pace, Progress, RelayEnd, RelayTimes, Side, relay};
 
 const LINGER: Duration = Duration::from_secs(5);
 const HALF_CLOSED: Duration = Duration::from_secs(300);
@@ -288,8 +288,9 @@ async fn run(client: Script, agent: Script) -> Ended {
 /// Relays between the two, and cancels it then.
 async fn run_until(client: Script, agent: Script, times: RelayTimes, cancel_after: Duration) -> Ended {
     let ((client, client_past), (agent, agent_past)) = (client.end(), agent.end());
-    let (progress, cancel, start) = (Progress::default(), CancellationToken::new(), Instant::now());
-    let relay = relay(client, agent, &progress, &times, &cancel);
+    let (progress, pace) = (Progress::default(), Pace::default());
+    let (cancel, start) = (CancellationToken::new(), Instant::now());
+    let relay = relay(client, agent, &progress, &pace, &times, &cancel);
     tokio::pin!(relay);
     let end = match timeout(cancel_after, &mut relay).await {
         Ok(end) => end,

@@ -1,0 +1,58 @@
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
+
+use tokio::sync::watch;
+use tunnel_api::{CloseReason, CredentialId, Owner};
+use tunnel_backends::{quotas::Quotas, tunnels::Tunnels};
+
+use super::{Credentials, Keyring};
+use crate::audit::Audit;
+
+/// Follows the credentials for as long as it is polled: their owners get the limits that they say, and what was opened by one
+/// that is no more is closed, at once what was restored and then whenever they change.
+///
+/// What was opened when nobody was asked for credentials goes, too: nobody is its owner any more.
+pub(crate) async fn enforce(keyring: Arc<Keyring>, tunnels: Arc<Tunnels>, quotas: Arc<Quotas>, audit: Arc<Audit>) {
+    let mut current = keyring.subscribe();
+    let mut before = HashMap::new();
+    loop {
+        allot(&keyring, &quotas);
+        let good = good_ones(&mut current);
+        let gone = before.iter().filter(|(id, _)| !good.contains_key(*id));
+        // How many tunnels close with each.
+        let closing: BTreeMap<_, usize> =
+            gone.map(|(id, owner): (&CredentialId, &Owner)| ((owner.clone(), Some(id.clone())), 0)).collect();
+        let closing = Mutex::new(closing);
+        let is_revoked = |owner: &Owner, credential: Option<&CredentialId>| {
+            let is_good = credential.is_some_and(|id| good.contains_key(id) || id.as_str() == CredentialId::PROCESS);
+            if !is_good {
+                let mut closing = closing.lock().unwrap_or_else(PoisonError::into_inner);
+                *closing.entry((owner.clone(), credential.cloned())).or_default() += 1;
+            }
+            !is_good
+        };
+        tunnels.close_where(is_revoked, CloseReason::Revoked).await;
+        for ((owner, credential), count) in closing.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            audit.revoked(&owner, credential.as_ref(), count);
+        }
+        before = good;
+        // The keyring lives as long as we do.
+        let _ = current.changed().await;
+    }
+}
+
+/// Gives each owner the limits that its credentials say.
+pub(crate) fn allot(keyring: &Keyring, quotas: &Quotas) {
+    quotas.set_owners(keyring.credentials().limits(quotas.owner_default()));
+}
+
+/// Those that are good now, and whose they are.
+fn good_ones(current: &mut watch::Receiver<Arc<Credentials>>) -> HashMap<CredentialId, Owner> {
+    let credentials = current.borrow_and_update();
+    let now = SystemTime::now();
+    let good = credentials.iter().filter(|credential| credential.is_good(now));
+    good.map(|credential| (credential.id().clone(), credential.owner().clone())).collect()
+}
