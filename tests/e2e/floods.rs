@@ -174,9 +174,7 @@ const KINDS: &[Kind] = &[
     })
     .without_reading(),
     Kind::new("front pages", |n| many(|i| get(stream(n, i)))),
-    Kind::new("health checks", |n| {
-        many(|i| [call(stream(n, i), HEALTH, &[]), empty_message(stream(n, i))].concat())
-    }),
+    Kind::new("health checks", |n| many(|i| [call(stream(n, i), HEALTH, &[]), empty_message(stream(n, i))].concat())),
     Kind::new("health checks with endless messages", |_| frame(DATA, 0, 1, &[b'x'; 16 * 1024])).beginning_with(|| {
         let claim = [&[0][..], &(4_u32 << 20).to_be_bytes()].concat();
         [greeting(), call(1, HEALTH, &[]), frame(DATA, 0, 1, &claim)].concat()
@@ -202,7 +200,8 @@ const KINDS: &[Kind] = &[
     Kind::new("headers that unpack to many times their size", |n| bomb(stream(n, 0))),
     Kind::new("calls that are never finished", |n| list(stream(n, 0))).beginning_with(hundred_calls).slowly(),
     Kind::new("slow bodies", |_| frame(DATA, 0, 1, b"x")).beginning_with(hundred_calls).slowly(),
-    Kind::new("pages by HTTP/1.1", |_| many(|_| b"GET / HTTP/1.1\r\nhost: h\r\n\r\n".to_vec())).beginning_with(Vec::new),
+    Kind::new("pages by HTTP/1.1", |_| many(|_| b"GET / HTTP/1.1\r\nhost: h\r\n\r\n".to_vec()))
+        .beginning_with(Vec::new),
     Kind::new("pages by HTTP/1.1 that nobody reads", |_| many(|_| b"GET / HTTP/1.1\r\nhost: h\r\n\r\n".to_vec()))
         .beginning_with(Vec::new)
         .without_reading(),
@@ -256,12 +255,7 @@ async fn flood(kind: Kind, transport: &Transport, addr: SocketAddr, lasting: Dur
 }
 
 /// Until it is cut off.
-async fn flood_once(
-    kind: Kind,
-    transport: &Transport,
-    addr: SocketAddr,
-    said: &mut usize,
-) -> std::io::Result<()> {
+async fn flood_once(kind: Kind, transport: &Transport, addr: SocketAddr, said: &mut usize) -> std::io::Result<()> {
     let (mut hears, mut says) = split(transport.connect(addr).await?);
     let hear = async {
         if kind.reads {

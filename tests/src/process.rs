@@ -87,7 +87,8 @@ impl ServerProcess {
         let stat = self.read("stat");
         // The second field is its name, in parentheses; user and system time are the 14th and 15th, in ticks of 10 ms.
         let (_, fields) = stat.rsplit_once(") ").expect("its name");
-        let ticks = fields.split(' ').skip(11).take(2).map(|field| field.parse::<u32>().expect("a number")).sum::<u32>();
+        let ticks =
+            fields.split(' ').skip(11).take(2).map(|field| field.parse::<u32>().expect("a number")).sum::<u32>();
         Duration::from_millis(10) * ticks
     }
 
