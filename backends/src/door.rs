@@ -6,21 +6,26 @@ mod encryption;
 mod first;
 mod forwarded;
 mod lobby;
+mod pace;
 
 use std::{
     convert::Infallible,
     error::Error,
     io,
     net::SocketAddr,
+    pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use bytes::Bytes;
-use futures_util::future::{Either, Ready, ready};
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Either, Ready, ready},
+};
 use http::{
     Request, Response,
     header::{self, AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION},
@@ -36,7 +41,7 @@ use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::util::BoxCloneSyncService;
@@ -46,7 +51,8 @@ use self::{
     encryption::Plain,
     first::{FirstUnit, Protocol, Refusal, read_first_unit},
     forwarded::origin,
-    lobby::{Lobby, Seat},
+    lobby::{Lobby, Outstayed, Seat},
+    pace::{Pace, Paced, REQUEST},
 };
 use crate::{
     acceptor::Acceptor,
@@ -58,9 +64,11 @@ use crate::{
 };
 
 pub use encryption::Encryption;
+pub use lobby::Newcomer;
 
-/// What answers HTTP at the door. Requests carry [`ConnectionAddrs`] and [`Arrival`] in their extensions, and a
-/// [`PeerCertificate`] where the peer has shown one.
+/// What answers HTTP at the door. Requests carry [`ConnectionAddrs`], [`Arrival`] and a [`Newcomer`] in their extensions, and a
+/// [`PeerCertificate`] where the peer has shown one. It says of requests that it lets through that they are
+/// [accepted](Newcomer::accept); a connection none of whose requests ever is counts as waiting, and goes.
 pub type HttpService = BoxCloneSyncService<Request<Incoming>, Response<HttpBody>, Infallible>;
 
 /// The bodies of its answers.
@@ -81,15 +89,16 @@ pub struct DoorTerms {
     /// From accept to the first complete unit of the connection's protocol (a request head, or HTTP/2's preface and
     /// SETTINGS), a TLS handshake included. One limit for all of it, so that dribbling bytes gains nothing.
     pub first_unit: Duration,
-    /// How many connections may be in that state. One more, and the one that has waited longest is closed, of the source
-    /// that has the most. Each costs a descriptor and at most 16 KiB.
+    /// How many connections may be there none of whose requests has been accepted yet. One more, and the one that has waited
+    /// longest is closed, of the source that has the most. Each costs a descriptor and 16 KiB; if it makes a hundred requests
+    /// at once, with heads and messages as long as may be, some 2 MiB.
     pub waiting: usize,
     /// How many of them may come from one source: a v4 address, or a v6 /64. One more, and the oldest of that source is
     /// closed. Loopback and `trusted_proxies` are not held to it: many parties come from there.
     pub waiting_per_source: usize,
     /// Proxies in front of us, which say in `X-Forwarded-For` for whom they ask.
     pub trusted_proxies: Arc<[IpNet]>,
-    /// How long a connection without a request is kept.
+    /// How long a connection is kept none of whose requests is accepted.
     pub idle: Duration,
     /// For those who come by TLS; there is none without.
     pub tls: Option<Arc<ServerTls>>,
@@ -130,7 +139,12 @@ impl Door {
         let addr = acceptor.local_addr()?;
         let (stop, cut, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let hall = Arc::new(Hall {
-            lobby: Lobby::new(terms.waiting, terms.waiting_per_source, terms.trusted_proxies.clone()),
+            lobby: Lobby::new(
+                terms.waiting,
+                terms.waiting_per_source,
+                terms.trusted_proxies.clone(),
+                terms.meters.clone(),
+            ),
             terms,
             http,
             stop: stop.clone(),
@@ -191,21 +205,19 @@ async fn accept(mut acceptor: Acceptor, hall: Arc<Hall>, tasks: TaskTracker) {
     }
 }
 
-/// From accept to the first complete unit; then the seat in the lobby is free again.
+/// The seat in the lobby is kept until a request is accepted.
 async fn receive(socket: TcpStream, peer: SocketAddr, arrival: Arrival, seat: Seat, hall: Arc<Hall>) {
     let Ok(local) = socket.local_addr() else { return };
     // Whoever does not get so far is reset, however it ends.
     let _ = sockets::reset_unless_finished(&socket);
-    let waits = hall.terms.meters.waits_at_the_door();
     let met = tokio::select! {
         biased;
         () = hall.stop.cancelled() => return,
         () = seat.evicted() => Err(DoorRefused::Evicted),
         met = timeout(hall.terms.first_unit, hall.meet(socket, peer)) => met.map_err(|_| DoorRefused::Timeout),
     };
-    drop((seat, waits));
     match met {
-        Ok(Ok(guest)) => hall.serve(guest, peer, sockets::canonical(local), arrival).await,
+        Ok(Ok(guest)) => hall.serve(guest, peer, sockets::canonical(local), arrival, seat).await,
         Ok(Err(error)) => {
             hall.terms.meters.door_refused(error.counted_as());
             let cause = std::error::Error::source(&error);
@@ -252,13 +264,13 @@ impl Hall {
         Ok(Guest { first: first?, link, plain, certificate })
     }
 
-    async fn serve(&self, guest: Guest, peer: SocketAddr, local: SocketAddr, arrival: Arrival) {
+    async fn serve(&self, guest: Guest, peer: SocketAddr, local: SocketAddr, arrival: Arrival, seat: Seat) {
         let Guest { first: FirstUnit { protocol, bytes }, link, plain, certificate } = guest;
         let encrypted = matches!(plain, None | Some(Plain::Encrypted));
         if plain == Some(Plain::Refused) {
             self.terms.meters.door_refused(DoorRefused::Plain);
         }
-        let asked = Arc::new(AtomicBool::new(false));
+        let pace = Pace::new(seat.newcomer().clone());
         let service = Introduce {
             inner: TowerToHyperService::new(self.http.clone()),
             addrs: ConnectionAddrs { peer, local, encrypted },
@@ -266,19 +278,23 @@ impl Hall {
             certificate,
             trusted_proxies: self.terms.trusted_proxies.clone(),
             is_refused: plain == Some(Plain::Refused),
-            asked: asked.clone(),
+            newcomer: seat.newcomer().clone(),
+            asked: AtomicBool::new(false),
+            pace: None,
         };
         let io = Replay::new(bytes.freeze(), link);
         let ended = match protocol {
-            Protocol::Http1 => self.serve_http1(io, service).await,
-            Protocol::Http2 => self.serve_http2(io, service, &asked).await,
+            Protocol::Http1 => {
+                self.serve_http1(io, Introduce { pace: Some(Mutex::new(pace)), ..service }, &seat).await
+            }
+            Protocol::Http2 => self.serve_http2(Paced::new(io, pace), service, &seat).await,
         };
         if let Err(error) = ended {
             tracing::debug!(peer.addr = %peer, %error, "connection ended");
         }
     }
 
-    async fn serve_http1(&self, io: Replay, service: Introduce) -> hyper::Result<()> {
+    async fn serve_http1(&self, io: Replay, service: Introduce, seat: &Seat) -> hyper::Result<()> {
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.terms.idle)
@@ -288,14 +304,16 @@ impl Hall {
             .serve_connection(TokioIo::new(io), service)
             .with_upgrades();
         let mut connection = std::pin::pin!(connection);
-        tokio::select! {
+        let outstayed = tokio::select! {
             ended = connection.as_mut() => return ended,
-            () = self.stop.cancelled() => connection.as_mut().graceful_shutdown(),
-        }
-        connection.await
+            () = self.stop.cancelled() => None,
+            why = seat.outstayed(self.terms.idle) => Some(why),
+        };
+        connection.as_mut().graceful_shutdown();
+        self.leave(connection, outstayed, seat).await
     }
 
-    async fn serve_http2(&self, io: Replay, service: Introduce, asked: &AtomicBool) -> hyper::Result<()> {
+    async fn serve_http2(&self, io: Paced, service: Introduce, seat: &Seat) -> hyper::Result<()> {
         let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             // tonic leaves hyper's defaults behind when it takes its own; these are ours, for small requests.
@@ -304,25 +322,46 @@ impl Hall {
             .initial_stream_window_size(64 * 1024)
             .initial_connection_window_size(1024 * 1024)
             .max_send_buf_size(64 * 1024)
+            // Requests that are reset before we have looked at them: more than a client that gives up calls has at once.
+            .max_pending_accept_reset_streams(100)
+            // Requests that break the rules, over a connection's whole life.
+            .max_local_error_reset_streams(1024)
             .keep_alive_interval(PING)
             .keep_alive_timeout(PING)
             .serve_connection(TokioIo::new(io), service);
         let mut connection = std::pin::pin!(connection);
-        let was_idle = tokio::select! {
+        let outstayed = tokio::select! {
             ended = connection.as_mut() => return ended,
-            () = self.stop.cancelled() => false,
-            () = idle_without_request(self.terms.idle, asked) => true,
+            () = self.stop.cancelled() => None,
+            why = seat.outstayed(self.terms.idle) => Some(why),
         };
         connection.as_mut().graceful_shutdown();
-        if !was_idle {
-            return connection.await;
-        }
-        // It waits for the peer to acknowledge, and nobody says that this one ever will.
-        match timeout(GOODBYE, connection.as_mut()).await {
-            Ok(ended) => ended,
-            // A request crossed our goodbye: it is answered.
-            Err(_) if asked.load(Ordering::Relaxed) => connection.await,
-            Err(_) => Ok(()),
+        self.leave(connection, outstayed, seat).await
+    }
+
+    /// Drives a connection that has been told to end.
+    async fn leave(
+        &self,
+        mut connection: Pin<&mut impl Future<Output = hyper::Result<()>>>,
+        outstayed: Option<Outstayed>,
+        seat: &Seat,
+    ) -> hyper::Result<()> {
+        match outstayed {
+            None => connection.await,
+            // Its place is wanted now: it is told if it listens, and that is all.
+            Some(Outstayed::Evicted) => {
+                self.terms.meters.door_refused(DoorRefused::Evicted);
+                connection.now_or_never().unwrap_or(Ok(()))
+            }
+            // It waits for the peer to acknowledge, and nobody says that this one ever will.
+            Some(Outstayed::Idle) => match timeout(GOODBYE, connection.as_mut()).await {
+                // A request crossed our goodbye: it is answered.
+                Err(_) if seat.newcomer().is_accepted() => connection.await,
+                ended => {
+                    self.terms.meters.door_refused(DoorRefused::Timeout);
+                    ended.unwrap_or(Ok(()))
+                }
+            },
         }
     }
 }
@@ -342,14 +381,6 @@ async fn refuse_tls(mut socket: TcpStream) -> Refusal {
     Refusal::NoTls
 }
 
-/// Resolves if a connection has had no request at the end of `idle`.
-async fn idle_without_request(idle: Duration, asked: &AtomicBool) {
-    sleep(idle).await;
-    if asked.load(Ordering::Relaxed) {
-        std::future::pending::<()>().await;
-    }
-}
-
 /// Tells the service whose request it is, and marks what is secret in it before anybody can print it.
 struct Introduce {
     inner: TowerToHyperService<HttpService>,
@@ -359,7 +390,10 @@ struct Introduce {
     certificate: Option<PeerCertificate>,
     /// It had to be encrypted, and is not: nothing else about it matters.
     is_refused: bool,
-    asked: Arc<AtomicBool>,
+    newcomer: Newcomer,
+    asked: AtomicBool,
+    /// Where requests are what is counted.
+    pace: Option<Mutex<Pace>>,
 }
 
 impl Service<Request<Incoming>> for Introduce {
@@ -367,7 +401,10 @@ impl Service<Request<Incoming>> for Introduce {
     type Error = Infallible;
     type Future = Either<
         Ready<Result<Self::Response, Infallible>>,
-        <TowerToHyperService<HttpService> as Service<Request<Incoming>>>::Future,
+        Either<
+            <TowerToHyperService<HttpService> as Service<Request<Incoming>>>::Future,
+            BoxFuture<'static, Result<Self::Response, Infallible>>,
+        >,
     >;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
@@ -383,10 +420,18 @@ impl Service<Request<Incoming>> for Introduce {
         let peer = origin(request.headers(), self.addrs.peer, &self.trusted_proxies);
         request.extensions_mut().insert(ConnectionAddrs { peer, ..self.addrs });
         request.extensions_mut().insert(if is_first { self.arrival } else { Arrival(Instant::now()) });
+        request.extensions_mut().insert(self.newcomer.clone());
         if let Some(certificate) = &self.certificate {
             request.extensions_mut().insert(certificate.clone());
         }
-        Either::Right(self.inner.call(request))
+        let pace = self.pace.as_ref().map(|pace| pace.lock().unwrap_or_else(PoisonError::into_inner));
+        Either::Right(match pace.and_then(|mut pace| pace.count(REQUEST)) {
+            None => Either::Left(self.inner.call(request)),
+            Some(until) => {
+                let inner = self.inner.clone();
+                Either::Right(async move { sleep_until(until).then(|()| inner.call(request)).await }.boxed())
+            }
+        })
     }
 }
 

@@ -20,12 +20,14 @@ macro_rules! each_backend {
 }
 
 mod agents;
+mod arrivals;
 mod bad_input;
 mod closed_at_once;
 mod composition;
 mod credentials;
 mod door;
 mod draining;
+mod floods;
 mod imports;
 mod limits;
 mod long_paths;

@@ -28,9 +28,10 @@ pub(crate) async fn build(backend: impl TunnelBackend, keyring: Option<Arc<Keyri
     health_lever.set(ServingStatus::Serving).await;
 
     let routes = Routes::new(TunnelService::new(backend).into_server())
-        .add_service(health)
-        .add_service(reflection().build_v1().expect("our own descriptors are sound"))
-        .add_service(reflection().build_v1alpha().expect("our own descriptors are sound"));
+        // tonic would take 4 MiB, here from anybody.
+        .add_service(health.max_decoding_message_size(QUESTION))
+        .add_service(reflection().build_v1().expect(SOUND).max_decoding_message_size(QUESTION))
+        .add_service(reflection().build_v1alpha().expect(SOUND).max_decoding_message_size(QUESTION));
     let router = routes
         .into_axum_router()
         .route("/", get(page))
@@ -98,3 +99,8 @@ async fn nothing_here(request: Request) -> Response {
 }
 
 const CALL: Duration = Duration::from_secs(30);
+
+/// A message to health or reflection: names, in bytes.
+const QUESTION: usize = 1024;
+
+const SOUND: &str = "our own descriptors are sound";

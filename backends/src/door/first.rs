@@ -105,7 +105,7 @@ fn tell_settings(frames: &[u8]) -> Told {
     if payload.len() < length { Told::MoreToCome } else { Told::Complete(Protocol::Http2) }
 }
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const SETTINGS: u8 = 4;
 const LONGEST_SETTINGS: usize = 6 * 128;
 const TOO_LONG: &[u8] =

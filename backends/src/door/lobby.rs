@@ -1,28 +1,37 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use ipnet::IpNet;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::sockets;
+use crate::{
+    meters::{Meters, Waits},
+    sockets,
+};
 
-/// Where connections wait until they have shown what they are. It is never full for a newcomer: at a limit the one that has
-/// waited longest goes, so that silent connections cannot shut others out.
+/// Where connections wait until one of their requests has been accepted. It is never full for a newcomer: at a limit the one
+/// that has waited longest goes, so that those which never get so far, silent or not, cannot shut others out.
 #[derive(Debug)]
 pub(super) struct Lobby {
     seats: usize,
     seats_per_source: usize,
     trusted_proxies: Arc<[IpNet]>,
+    meters: Arc<Meters>,
     waiting: Mutex<Waiting>,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
     next: u64,
-    evict: BTreeMap<u64, CancellationToken>,
+    evict: BTreeMap<u64, (CancellationToken, Waits)>,
     /// Who waits from where, longest first.
     sources: HashMap<Source, VecDeque<u64>>,
 }
@@ -35,19 +44,35 @@ enum Source {
     Many,
 }
 
-/// A connection's place; free again when this is dropped.
+/// A connection's place; free again when this is dropped, or a request of the connection is accepted.
 #[derive(Debug)]
 pub(super) struct Seat {
-    lobby: Arc<Lobby>,
-    number: u64,
-    source: Source,
+    newcomer: Newcomer,
     was_anothers: bool,
     evict: CancellationToken,
 }
 
+/// In the extensions of each request: its connection, as far as the lobby knows it. Whoever finds a request to be one of
+/// somebody we serve says so here.
+#[derive(Debug, Clone)]
+pub struct Newcomer(Arc<Arrived>);
+
+#[derive(Debug)]
+struct Arrived {
+    lobby: Arc<Lobby>,
+    number: u64,
+    source: Source,
+    is_accepted: AtomicBool,
+}
+
 impl Lobby {
-    pub(super) fn new(seats: usize, seats_per_source: usize, trusted_proxies: Arc<[IpNet]>) -> Arc<Self> {
-        Arc::new(Self { seats, seats_per_source, trusted_proxies, waiting: Mutex::default() })
+    pub(super) fn new(
+        seats: usize,
+        seats_per_source: usize,
+        trusted_proxies: Arc<[IpNet]>,
+        meters: Arc<Meters>,
+    ) -> Arc<Self> {
+        Arc::new(Self { seats, seats_per_source, trusted_proxies, meters, waiting: Mutex::default() })
     }
 
     /// Gives a seat to a connection from `ip`, if need be somebody else's.
@@ -65,9 +90,10 @@ impl Lobby {
         let number = waiting.next;
         waiting.next += 1;
         let evict = CancellationToken::new();
-        waiting.evict.insert(number, evict.clone());
+        waiting.evict.insert(number, (evict.clone(), self.meters.waits_at_the_door()));
         waiting.sources.entry(source).or_default().push_back(number);
-        Seat { lobby: self.clone(), number, source, was_anothers: source_is_full || is_full, evict }
+        let arrived = Arrived { lobby: self.clone(), number, source, is_accepted: AtomicBool::new(false) };
+        Seat { newcomer: Newcomer(Arc::new(arrived)), was_anothers: source_is_full || is_full, evict }
     }
 
     fn source(&self, ip: IpAddr) -> Source {
@@ -86,8 +112,9 @@ impl Lobby {
 
 impl Waiting {
     fn evict_oldest_of(&mut self, source: Source) {
-        if let Some(number) = self.sources.get(&source).and_then(VecDeque::front).copied() {
-            self.leave(number, source);
+        let oldest = self.sources.get(&source).and_then(VecDeque::front).copied();
+        if let Some(evict) = oldest.and_then(|number| self.leave(number, source)) {
+            evict.cancel();
         }
     }
 
@@ -97,21 +124,23 @@ impl Waiting {
         }
     }
 
-    /// Whoever had the seat is told; that matters only if it is still there.
-    fn leave(&mut self, number: u64, source: Source) {
-        if let Some(evict) = self.evict.remove(&number) {
-            evict.cancel();
-        }
+    /// Gives what would have told whoever had the seat that it is somebody else's, if it still had it.
+    fn leave(&mut self, number: u64, source: Source) -> Option<CancellationToken> {
         if let Some(numbers) = self.sources.get_mut(&source) {
             numbers.retain(|other| *other != number);
             if numbers.is_empty() {
                 self.sources.remove(&source);
             }
         }
+        self.evict.remove(&number).map(|(evict, _)| evict)
     }
 }
 
 impl Seat {
+    pub(super) fn newcomer(&self) -> &Newcomer {
+        &self.newcomer
+    }
+
     /// Whether somebody had to go for it.
     pub(super) fn was_anothers(&self) -> bool {
         self.was_anothers
@@ -121,11 +150,48 @@ impl Seat {
     pub(super) async fn evicted(&self) {
         self.evict.cancelled().await;
     }
+
+    /// Resolves when its connection has been accepted by nobody for so long, or the seat has been given to somebody else.
+    pub(super) async fn outstayed(&self, longest: Duration) -> Outstayed {
+        tokio::select! {
+            () = self.evicted() => return Outstayed::Evicted,
+            () = sleep(longest) => {}
+        }
+        if self.newcomer.is_accepted() {
+            // Whoever is accepted has no seat that could be wanted.
+            std::future::pending::<()>().await;
+        }
+        Outstayed::Idle
+    }
+}
+
+/// Why a connection has to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outstayed {
+    /// It came to nothing in its time.
+    Idle,
+    /// Somebody else has its seat.
+    Evicted,
+}
+
+impl Newcomer {
+    /// A request of this connection is one of somebody we serve. It waits no longer, and may stay.
+    pub fn accept(&self) {
+        let arrived = &*self.0;
+        if !self.is_accepted() && arrived.lobby.lock().leave(arrived.number, arrived.source).is_some() {
+            arrived.is_accepted.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn is_accepted(&self) -> bool {
+        self.0.is_accepted.load(Ordering::Relaxed)
+    }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.lobby.lock().leave(self.number, self.source);
+        let Arrived { lobby, number, source, .. } = &*self.newcomer.0;
+        lobby.lock().leave(*number, *source);
     }
 }
 
@@ -139,7 +205,7 @@ mod tests {
 
     #[test]
     fn the_oldest_of_a_source_makes_room_for_its_newest() {
-        let lobby = Lobby::new(10, 2, Arc::default());
+        let lobby = Lobby::new(10, 2, Arc::default(), Arc::default());
         let seats: Vec<_> = (0..3).map(|_| lobby.enter(ip("192.0.2.1"))).collect();
         let other = lobby.enter(ip("192.0.2.2"));
         let evicted: Vec<_> = seats.iter().map(|seat| seat.evict.is_cancelled()).collect();
@@ -149,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_full_lobby_takes_the_seat_from_whoever_has_the_most() {
-        let lobby = Lobby::new(3, 3, Arc::default());
+        let lobby = Lobby::new(3, 3, Arc::default(), Arc::default());
         let modest = lobby.enter(ip("192.0.2.1"));
         let greedy = [lobby.enter(ip("192.0.2.2")), lobby.enter(ip("192.0.2.2"))];
         let _newcomer = lobby.enter(ip("192.0.2.3"));
@@ -159,7 +225,7 @@ mod tests {
 
     #[test]
     fn proxies_and_this_host_are_many_parties() {
-        let lobby = Lobby::new(10, 1, ["198.51.100.0/24".parse().unwrap()].into());
+        let lobby = Lobby::new(10, 1, ["198.51.100.0/24".parse().unwrap()].into(), Arc::default());
         for proxy in ["127.0.0.1", "::1", "198.51.100.7", "::ffff:198.51.100.7"] {
             let seats = [lobby.enter(ip(proxy)), lobby.enter(ip(proxy))];
             assert!(!seats[0].evict.is_cancelled(), "{proxy}");
@@ -168,15 +234,35 @@ mod tests {
 
     #[test]
     fn a_v6_network_is_one_source() {
-        let lobby = Lobby::new(10, 1, Arc::default());
+        let lobby = Lobby::new(10, 1, Arc::default(), Arc::default());
         let first = lobby.enter(ip("2001:db8::1"));
         let _second = lobby.enter(ip("2001:db8::2"));
         assert!(first.evict.is_cancelled());
     }
 
     #[test]
+    fn whoever_is_accepted_is_not_evicted_and_takes_nobodys_seat() {
+        let lobby = Lobby::new(10, 1, Arc::default(), Arc::default());
+        let accepted = lobby.enter(ip("192.0.2.1"));
+        accepted.newcomer().accept();
+        let waiting = lobby.enter(ip("192.0.2.1"));
+        assert!(!accepted.evict.is_cancelled() && accepted.newcomer().is_accepted());
+        drop(accepted);
+        assert!(!waiting.evict.is_cancelled() && lobby.lock().evict.len() == 1);
+    }
+
+    #[test]
+    fn whoever_was_evicted_is_not_accepted() {
+        let lobby = Lobby::new(10, 1, Arc::default(), Arc::default());
+        let first = lobby.enter(ip("192.0.2.1"));
+        let _second = lobby.enter(ip("192.0.2.1"));
+        first.newcomer().accept();
+        assert!(first.evict.is_cancelled() && !first.newcomer().is_accepted());
+    }
+
+    #[test]
     fn nothing_is_left_when_all_have_gone() {
-        let lobby = Lobby::new(2, 1, Arc::default());
+        let lobby = Lobby::new(2, 1, Arc::default(), Arc::default());
         drop((0..5).map(|n| lobby.enter(ip(&format!("192.0.2.{}", n % 3)))).collect::<Vec<_>>());
         let waiting = lobby.lock();
         assert!(waiting.evict.is_empty() && waiting.sources.is_empty());

@@ -7,7 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use tunnel_api::{Caller, ConnectionAddrs, TunnelError};
-use tunnel_backends::door::PeerCertificate;
+use tunnel_backends::door::{Newcomer, PeerCertificate};
 
 use super::{Credential, Credentials, Keyring, Token};
 
@@ -17,7 +17,10 @@ pub(crate) async fn identify(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let Some(keyring) = keyring else { return next.run(request).await };
+    let Some(keyring) = keyring else {
+        accept(&request);
+        return next.run(request).await;
+    };
     if is_open_to_all(&request) {
         return next.run(request).await;
     }
@@ -28,9 +31,17 @@ pub(crate) async fn identify(
     let Ok(credential) = Presented::by(request.headers(), certificate).find(&credentials, SystemTime::now()) else {
         return refusal(&request);
     };
+    accept(&request);
     let (owner, credential) = (credential.owner.clone(), Some(credential.id.clone()));
     request.extensions_mut().insert(Caller { owner, credential, ..Caller::connected(addrs) });
     next.run(request).await
+}
+
+/// Its connection is one of somebody we serve, and is kept.
+fn accept(request: &Request) {
+    if let Some(newcomer) = request.extensions().get::<Newcomer>() {
+        newcomer.accept();
+    }
 }
 
 /// A page that says what this is, and whether it is well: load balancers have no credentials.

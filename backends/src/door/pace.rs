@@ -1,0 +1,225 @@
+//! How much a peer may ask of us on one connection. HTTP/2 has a dozen ways of making the other side work without ever asking
+//! for anything (PING, SETTINGS, PRIORITY, empty DATA, requests that are reset), and new ones are found every year. They have
+//! in common that they are frames: so frames are counted, whatever they say, and who sends more than its share is read more
+//! slowly. Nobody who is in a hurry for a good reason is cut off. And connections take turns: `h2` reads on as long as there is
+//! something, up to a megabyte, which is a hundred thousand PINGs before anybody else is looked after.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep, sleep_until},
+};
+
+use super::{first::PREFACE, lobby::Newcomer};
+use crate::replay::Replay;
+
+/// A connection's share of our attention.
+#[derive(Debug)]
+pub(super) struct Pace {
+    newcomer: Newcomer,
+    share: Share,
+    left: f64,
+    since: Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Share {
+    at_once: f64,
+    a_second: f64,
+}
+
+impl Pace {
+    pub(super) fn new(newcomer: Newcomer) -> Self {
+        Self { newcomer, share: STRANGER, left: STRANGER.at_once, since: Instant::now() }
+    }
+
+    /// Counts these frames, and says until when nothing more is to be heard.
+    pub(super) fn count(&mut self, frames: u32) -> Option<Instant> {
+        let now = self.catch_up();
+        self.left -= f64::from(frames);
+        (self.left < 0.0).then(|| now + Duration::from_secs_f64(-self.left / self.share.a_second))
+    }
+
+    /// Whether its share has grown since it was told to wait.
+    fn is_forgiven(&mut self) -> bool {
+        self.catch_up();
+        self.left >= 0.0
+    }
+
+    fn catch_up(&mut self) -> Instant {
+        let now = Instant::now();
+        if self.share == STRANGER && self.newcomer.is_accepted() {
+            (self.share, self.left) = (GUEST, GUEST.at_once);
+        }
+        let earned = (now - self.since).as_secs_f64() * self.share.a_second;
+        self.left = (self.left + earned).min(self.share.at_once);
+        self.since = now;
+        now
+    }
+}
+
+/// An HTTP/2 connection whose frames are counted as they come.
+#[derive(Debug)]
+pub(super) struct Paced {
+    io: Replay,
+    frames: Frames,
+    pace: Pace,
+    pause: Option<Pin<Box<Sleep>>>,
+    /// Frames since others had their turn.
+    turn: u32,
+}
+
+impl Paced {
+    pub(super) fn new(io: Replay, pace: Pace) -> Self {
+        Self { io, frames: Frames::default(), pace, pause: None, turn: 0 }
+    }
+}
+
+impl AsyncRead for Paced {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if let Some(pause) = &mut this.pause {
+            if !this.pace.is_forgiven() {
+                ready!(pause.as_mut().poll(cx));
+            }
+            this.pause = None;
+        }
+        let turn = std::mem::take(&mut this.turn);
+        if turn >= TURN {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let mut few = [0; AT_ONCE];
+        let mut few = ReadBuf::new(&mut few[..AT_ONCE.min(buf.remaining())]);
+        ready!(Pin::new(&mut this.io).poll_read(cx, &mut few))?;
+        buf.put_slice(few.filled());
+        let frames = this.frames.begun_in(few.filled());
+        this.turn = turn + frames;
+        this.pause = this.pace.count(frames).map(|until| Box::pin(sleep_until(until)));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Paced {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// Finds where frames begin in what an HTTP/2 client says: 24 bytes of preface, and then 9 bytes of header a frame, the first
+/// three of them the length of what follows (RFC 9113, 3.4 and 4.1).
+#[derive(Debug)]
+struct Frames {
+    /// Until the next header.
+    skip: usize,
+    length: [u8; 3],
+    known: usize,
+}
+
+impl Default for Frames {
+    fn default() -> Self {
+        Self { skip: PREFACE.len(), length: [0; 3], known: 0 }
+    }
+}
+
+impl Frames {
+    fn begun_in(&mut self, mut bytes: &[u8]) -> u32 {
+        let mut frames = 0;
+        while !bytes.is_empty() {
+            let passed = self.skip.min(bytes.len());
+            (self.skip, bytes) = (self.skip - passed, &bytes[passed..]);
+            let Some((first, rest)) = bytes.split_first() else { break };
+            self.length[self.known] = *first;
+            (self.known, bytes) = (self.known + 1, rest);
+            if self.known == self.length.len() {
+                let [high, middle, low] = self.length.map(usize::from);
+                (self.known, self.skip) = (0, REST_OF_HEADER + (high << 16 | middle << 8 | low));
+                frames += 1;
+            }
+        }
+        frames
+    }
+}
+
+/// What one request of HTTP/1.1 counts as: it is a HEADERS, and its answer takes a WINDOW_UPDATE or two on HTTP/2.
+pub(super) const REQUEST: u32 = 4;
+
+/// Of a connection of somebody we serve. A call is three or four frames, of some 20 us each; so a connection that floods us costs
+/// 2 % of a core, and several hundred calls at once are not slowed down.
+const GUEST: Share = Share { at_once: 3_000.0, a_second: 1_000.0 };
+
+/// Of one that has not shown yet that it is: health checks, and whoever tries credentials. All 64 of a source together cost a
+/// tenth of a core.
+const STRANGER: Share = Share { at_once: 500.0, a_second: 50.0 };
+
+/// Frames, before others are looked after: half a millisecond.
+const TURN: u32 = 32;
+
+/// Bytes, and so at most a hundred frames.
+const AT_ONCE: usize = 1024;
+
+const REST_OF_HEADER: usize = 6;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{super::lobby::Lobby, *};
+
+    fn frame(length: u8) -> Vec<u8> {
+        let mut frame = vec![0, 0, length, 6, 0, 0, 0, 0, 0];
+        frame.resize(9 + usize::from(length), 0);
+        frame
+    }
+
+    #[test]
+    fn frames_are_found_however_they_are_cut() {
+        let bytes = [PREFACE.to_vec(), frame(0), frame(8), frame(200), frame(0)].concat();
+        assert_eq!(Frames::default().begun_in(&bytes), 4);
+        for size in 1..30 {
+            let mut frames = Frames::default();
+            assert_eq!(bytes.chunks(size).map(|chunk| frames.begun_in(chunk)).sum::<u32>(), 4, "{size} at a time");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stranger_has_a_small_share_and_a_guest_a_large_one() {
+        let seat = Lobby::new(1, 1, Arc::default(), Arc::default()).enter("192.0.2.1".parse().unwrap());
+        let mut pace = Pace::new(seat.newcomer().clone());
+        let start = Instant::now();
+        assert_eq!(pace.count(500), None);
+        assert_eq!(pace.count(50), Some(start + Duration::from_secs(1)));
+        assert!(!pace.is_forgiven());
+        seat.newcomer().accept();
+        assert!(pace.is_forgiven());
+        assert_eq!(pace.count(4_000), Some(start + Duration::from_secs(1)));
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(pace.count(3_000), None);
+    }
+}

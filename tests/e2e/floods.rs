@@ -1,0 +1,336 @@
+//! Floods of every kind against the one port, all at once, beside a good client: they cost next to nothing, and it hardly
+//! notices. `FLOODS=60` makes them last so many seconds each.
+
+use std::{net::SocketAddr, path::PathBuf, thread, time::Duration};
+
+use futures_util::future::join_all;
+use rcgen::{CertificateParams, KeyPair};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy, sink, split},
+    net::TcpStream,
+    sync::oneshot,
+    time::{Instant, sleep, timeout_at},
+};
+use tonic::Code;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tunnel_api::tls::{ClientTls, Fingerprint, Trust};
+use tunnel_tests::{
+    beside::GoodClient,
+    credentials::CredentialsFile,
+    frames::{
+        CONTINUATION, DATA, END_HEADERS, GOAWAY, HEADERS, PING, PRIORITY, RST_STREAM, SETTINGS, WINDOW_UPDATE, block,
+        call, empty_message, frame, get, greeting,
+    },
+    limit::within,
+    process::ServerProcess,
+    server::{channel, server},
+};
+
+/// Whoever has no credentials gets next to nothing, by whichever way.
+#[tokio::test]
+async fn floods_of_every_kind_by_strangers_cost_next_to_nothing() {
+    let place = Place::new();
+    let token = place.credentials.add("alice");
+    let server = ServerProcess::start(SERVER, &place.config("credentials = 'credentials.toml'")).await;
+    let used = suffer(&server, token.expose(), &[Transport::Plain, place.tls()]).await;
+    assert!(used < 0.5, "floods cost {used:.2} processors");
+}
+
+/// Whoever is served may ask for more, and does not get all there is.
+#[tokio::test]
+async fn floods_of_every_kind_by_those_who_are_served_disturb_nobody() {
+    let place = Place::new();
+    let server = ServerProcess::start(SERVER, &place.config("")).await;
+    let used = suffer(&server, "anybody", &[Transport::Plain]).await;
+    println!("floods cost {used:.2} processors");
+}
+
+/// tonic would take 4 MiB, a hundred at once.
+#[tokio::test]
+async fn a_long_message_to_health_is_refused() {
+    within(async {
+        let server = server().await;
+        let mut health = HealthClient::new(channel(&server).await);
+        let service = "s".repeat(2048);
+        let refusal = health.check(HealthCheckRequest { service }).await.expect_err("a refusal");
+        assert_eq!(refusal.code(), Code::OutOfRange, "{refusal:?}");
+    })
+    .await;
+}
+
+/// Gives how many processors it cost.
+async fn suffer(server: &ServerProcess, token: &str, transports: &[Transport]) -> f64 {
+    let mut good = GoodClient::come(server.addr(), token).await;
+    let (((), quiet), before) = good.beside(server.watch(sleep(BEFORE))).await;
+
+    let (addr, transports) = (server.addr(), transports.to_vec());
+    let (end, ended) = oneshot::channel();
+    // In a thread of their own, so that they take no turns from the good client.
+    let floods = thread::spawn(move || {
+        // It matters to nobody if the test has failed meanwhile.
+        let _ = end.send(all_floods(addr, transports));
+    });
+    let ((outcomes, used), beside) = good.beside(server.watch(ended)).await;
+    floods.join().expect("floods end");
+    let outcomes = outcomes.expect("floods end");
+    for outcome in &outcomes {
+        println!("{outcome}");
+    }
+    println!("before: {before}{quiet:?}\nbeside: {beside}{used:?}");
+
+    assert!(beside.p99() < before.p99() * 3 + Duration::from_millis(500), "before: {before}; beside: {beside}");
+    assert!(used.most_memory < quiet.most_memory + MEMORY, "{} floods: {used:?}, {quiet:?} without", outcomes.len());
+    let ((), after) = good.beside(sleep(BEFORE)).await;
+    assert!(after.p99() < before.p99() * 3 + Duration::from_millis(200), "before: {before}; after: {after}");
+    used.processors - quiet.processors
+}
+
+/// Every kind by each of these, all at once.
+#[tokio::main(flavor = "current_thread")]
+async fn all_floods(addr: SocketAddr, transports: Vec<Transport>) -> Vec<String> {
+    let pairs = KINDS.iter().flat_map(|kind| transports.iter().map(move |transport| (kind, transport)));
+    join_all(pairs.map(|(kind, transport)| flood(*kind, transport, addr, duration()))).await
+}
+
+/// Where a server finds its files.
+struct Place {
+    directory: TempDir,
+    credentials: CredentialsFile,
+    certificate: rcgen::Certificate,
+}
+
+impl Place {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+        let certificate = params.self_signed(&key).expect("a certificate");
+        std::fs::write(directory.path().join("key.pem"), key.serialize_pem()).expect("a file");
+        std::fs::write(directory.path().join("certificate.pem"), certificate.pem()).expect("a file");
+        Self { directory, credentials: CredentialsFile::new(), certificate }
+    }
+
+    fn config(&self, more: &str) -> PathBuf {
+        let credentials = self.credentials.path().display().to_string();
+        let more = more.replace("credentials.toml", &credentials);
+        let path = self.directory.path().join("server.toml");
+        std::fs::write(&path, CONFIG.replace("MORE", &more)).expect("a file");
+        path
+    }
+
+    fn tls(&self) -> Transport {
+        Transport::Tls(ClientTls::new(Trust::fingerprint(Fingerprint::of(self.certificate.der())), None))
+    }
+}
+
+const CONFIG: &str = "listen = '127.0.0.1:0'\nMORE\n[ports]\npublic = 0\ndial_in = 0\n\
+                      [tls]\ncertificate = 'certificate.pem'\nkey = 'key.pem'\n[backends.tcp.tcp]\n[backends.mux.mux]\n";
+
+/// One way of keeping a server busy.
+#[derive(Clone, Copy)]
+struct Kind {
+    name: &'static str,
+    /// What comes first on a connection.
+    begin: fn() -> Vec<u8>,
+    /// And then, one after another.
+    go_on: fn(u32) -> Vec<u8>,
+    /// Between them.
+    pause: Duration,
+    reads: bool,
+}
+
+impl Kind {
+    const fn new(name: &'static str, go_on: fn(u32) -> Vec<u8>) -> Self {
+        Self { name, begin: greeting, go_on, pause: Duration::ZERO, reads: true }
+    }
+
+    const fn beginning_with(self, begin: fn() -> Vec<u8>) -> Self {
+        Self { begin, ..self }
+    }
+
+    const fn slowly(self) -> Self {
+        Self { pause: Duration::from_millis(50), ..self }
+    }
+
+    const fn without_reading(self) -> Self {
+        Self { reads: false, ..self }
+    }
+}
+
+const KINDS: &[Kind] = &[
+    Kind::new("requests that are reset at once", |n| {
+        many(|i| [list(stream(n, i)), frame(RST_STREAM, 0, stream(n, i), &[0, 0, 0, 8])].concat())
+    }),
+    Kind::new("calls that are reset at once", |n| {
+        many(|i| {
+            let stream = stream(n, i);
+            [list(stream), empty_message(stream), frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])].concat()
+        })
+    }),
+    Kind::new("calls as fast as they go", |n| many(|i| [list(stream(n, i)), empty_message(stream(n, i))].concat())),
+    Kind::new("calls whose answers nobody reads", |n| {
+        many(|i| [list(stream(n, i)), empty_message(stream(n, i))].concat())
+    })
+    .without_reading(),
+    Kind::new("front pages", |n| many(|i| get(stream(n, i)))),
+    Kind::new("health checks", |n| {
+        many(|i| [call(stream(n, i), HEALTH, &[]), empty_message(stream(n, i))].concat())
+    }),
+    Kind::new("health checks with endless messages", |_| frame(DATA, 0, 1, &[b'x'; 16 * 1024])).beginning_with(|| {
+        let claim = [&[0][..], &(4_u32 << 20).to_be_bytes()].concat();
+        [greeting(), call(1, HEALTH, &[]), frame(DATA, 0, 1, &claim)].concat()
+    }),
+    Kind::new("SETTINGS", |_| many(|_| frame(SETTINGS, 0, 0, b""))),
+    Kind::new("SETTINGS that change the windows", |n| {
+        many(|i| frame(SETTINGS, 0, 0, &[&[0, 4][..], &(1 + n + i).to_be_bytes()].concat()))
+    })
+    .beginning_with(hundred_calls),
+    Kind::new("PING", |_| many(|_| frame(PING, 0, 0, &[7; 8]))),
+    Kind::new("PING whose answers nobody reads", |_| many(|_| frame(PING, 0, 0, &[7; 8]))).without_reading(),
+    Kind::new("PRIORITY", |n| many(|i| frame(PRIORITY, 0, stream(n, i), &[0, 0, 0, 0, 1]))),
+    Kind::new("WINDOW_UPDATE", |_| many(|_| frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1]))).beginning_with(hundred_calls),
+    Kind::new("empty DATA", |_| many(|_| frame(DATA, 0, 1, b""))).beginning_with(hundred_calls),
+    Kind::new("padding", |_| many(|_| frame(DATA, 8, 1, &[[200].as_slice(), &[0; 200]].concat())))
+        .beginning_with(hundred_calls),
+    Kind::new("GOAWAY", |_| many(|_| frame(GOAWAY, 0, 0, &[0; 8]))),
+    Kind::new("frames of no known kind", |_| many(|_| frame(0xbe, 0, 0, b""))),
+    Kind::new("CONTINUATION without an end", |_| many(|_| frame(CONTINUATION, 0, 1, &block(&[("x-more", "of it")]))))
+        .beginning_with(|| [greeting(), frame(HEADERS, 0, 1, &block(&[(":method", "POST")]))].concat()),
+    Kind::new("empty CONTINUATION", |_| many(|_| frame(CONTINUATION, 0, 1, b"")))
+        .beginning_with(|| [greeting(), frame(HEADERS, 0, 1, &block(&[(":method", "POST")]))].concat()),
+    Kind::new("headers that unpack to many times their size", |n| bomb(stream(n, 0))),
+    Kind::new("calls that are never finished", |n| list(stream(n, 0))).beginning_with(hundred_calls).slowly(),
+    Kind::new("slow bodies", |_| frame(DATA, 0, 1, b"x")).beginning_with(hundred_calls).slowly(),
+    Kind::new("pages by HTTP/1.1", |_| many(|_| b"GET / HTTP/1.1\r\nhost: h\r\n\r\n".to_vec())).beginning_with(Vec::new),
+    Kind::new("pages by HTTP/1.1 that nobody reads", |_| many(|_| b"GET / HTTP/1.1\r\nhost: h\r\n\r\n".to_vec()))
+        .beginning_with(Vec::new)
+        .without_reading(),
+    Kind::new("agents with wrong tickets", |_| many(|_| KNOCK.to_vec())).beginning_with(Vec::new),
+    Kind::new("a slow body by HTTP/1.1", |_| b"1\r\nx\r\n".to_vec())
+        .beginning_with(|| b"POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n".to_vec())
+        .slowly(),
+];
+
+const KNOCK: &[u8] = b"GET /.well-known/ptth/ HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: ptth\r\n\
+                       authorization: Basic dC0xOndyb25n\r\n\r\n";
+
+fn list(stream: u32) -> Vec<u8> {
+    call(stream, "/tunnel.v1.Tunnel/ListTunnels", &[])
+}
+
+fn many(one: impl Fn(u32) -> Vec<u8>) -> Vec<u8> {
+    (0..MANY).flat_map(one).collect()
+}
+
+/// The `i`th stream of the `n`th lot.
+fn stream(n: u32, i: u32) -> u32 {
+    2 * (n * MANY + i) + 201
+}
+
+/// Without their messages.
+fn hundred_calls() -> Vec<u8> {
+    let calls = (0..100).flat_map(|i| list(2 * i + 1));
+    greeting().into_iter().chain(calls).collect()
+}
+
+/// A field of 4,000 bytes goes into the table, and is then named by a byte, again and again (RFC 7541, 6.2.1 and 6.1).
+fn bomb(stream: u32) -> Vec<u8> {
+    let mut long = block(&[("x-long", &*"x".repeat(3900))]);
+    long[0] = 0x40;
+    let named_again = [0x80 | 62; 12_000];
+    frame(HEADERS, END_HEADERS, stream, &[&block(&[(":method", "POST")])[..], &long, &named_again].concat())
+}
+
+/// Keeps at it, on new connections when it is cut off.
+async fn flood(kind: Kind, transport: &Transport, addr: SocketAddr, lasting: Duration) -> String {
+    let end = Instant::now() + lasting;
+    let (mut connections, mut said) = (0, 0);
+    while Instant::now() < end {
+        connections += 1;
+        let _ = timeout_at(end, flood_once(kind, transport, addr, &mut said)).await;
+        // What counts here is what it says; connecting costs us as much as it does it.
+        sleep(Duration::from_millis(100)).await;
+    }
+    format!("{} ({transport}): {connections} connections, {} KiB", kind.name, said / 1024)
+}
+
+/// Until it is cut off.
+async fn flood_once(
+    kind: Kind,
+    transport: &Transport,
+    addr: SocketAddr,
+    said: &mut usize,
+) -> std::io::Result<()> {
+    let (mut hears, mut says) = split(transport.connect(addr).await?);
+    let hear = async {
+        if kind.reads {
+            let _ = copy(&mut hears, &mut sink()).await;
+        } else {
+            std::future::pending::<()>().await;
+        }
+    };
+    let say = async {
+        says.write_all(&(kind.begin)()).await?;
+        for n in 0.. {
+            let words = (kind.go_on)(n);
+            says.write_all(&words).await?;
+            says.flush().await?;
+            // All of them share a thread.
+            tokio::task::yield_now().await;
+            *said += words.len();
+            sleep(kind.pause).await;
+        }
+        Ok(())
+    };
+    tokio::select! {
+        () = hear => Ok(()),
+        ended = say => ended,
+    }
+}
+
+#[derive(Clone)]
+enum Transport {
+    Plain,
+    Tls(ClientTls),
+}
+
+impl Transport {
+    async fn connect(&self, addr: SocketAddr) -> std::io::Result<Box<dyn Io>> {
+        let socket = TcpStream::connect(addr).await?;
+        match self {
+            Self::Plain => Ok(Box::new(socket)),
+            Self::Tls(tls) => {
+                let host = "localhost".parse().expect("a host");
+                let stream = tls.connect(socket, &host, b"h2").await;
+                Ok(Box::new(stream.map_err(std::io::Error::other)?))
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Transport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Plain => "plain",
+            Self::Tls(_) => "TLS",
+        })
+    }
+}
+
+trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+
+fn duration() -> Duration {
+    let seconds = std::env::var("FLOODS").ok().and_then(|seconds| seconds.parse().ok());
+    seconds.map_or(Duration::from_secs(3), Duration::from_secs)
+}
+
+const SERVER: &str = env!("CARGO_BIN_EXE_tested-server");
+const HEALTH: &str = "/grpc.health.v1.Health/Check";
+const BEFORE: Duration = Duration::from_secs(1);
+const MANY: u32 = 100;
+
+/// What all of them together may cost, in bytes: half a megabyte each.
+const MEMORY: u64 = 32 << 20;
