@@ -284,9 +284,7 @@ impl Hall {
         };
         let io = Replay::new(bytes.freeze(), link);
         let ended = match protocol {
-            Protocol::Http1 => {
-                self.serve_http1(io, Introduce { pace: Some(Mutex::new(pace)), ..service }, &seat).await
-            }
+            Protocol::Http1 => self.serve_http1(io, Introduce { pace: Some(Mutex::new(pace)), ..service }, &seat).await,
             Protocol::Http2 => self.serve_http2(Paced::new(io, pace), service, &seat).await,
         };
         if let Err(error) = ended {
