@@ -4,8 +4,6 @@
 use std::{net::SocketAddr, path::PathBuf, thread, time::Duration};
 
 use futures_util::future::join_all;
-use rcgen::{CertificateParams, KeyPair};
-use tempfile::TempDir;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy, sink, split},
     net::TcpStream,
@@ -14,9 +12,10 @@ use tokio::{
 };
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
-use tunnel_api::tls::{ClientTls, Fingerprint, Trust};
+use tunnel_api::tls::ClientTls;
 use tunnel_tests::{
     beside::GoodClient,
+    certificates::Certificates,
     credentials::CredentialsFile,
     frames::{
         CONTINUATION, DATA, END_HEADERS, GOAWAY, HEADERS, PING, PRIORITY, RST_STREAM, SETTINGS, WINDOW_UPDATE, block,
@@ -32,7 +31,9 @@ use tunnel_tests::{
 async fn floods_of_every_kind_by_strangers_cost_next_to_nothing() {
     let place = Place::new();
     let token = place.credentials.add("alice");
-    let server = ServerProcess::start(SERVER, &place.config("credentials = 'credentials.toml'")).await;
+    let server =
+        ServerProcess::start(SERVER, &place.config(&format!("credentials = '{}'", place.credentials.path().display())))
+            .await;
     let used = suffer(&server, token.expose(), &[Transport::Plain, place.tls()]).await;
     assert!(used < 0.5, "floods cost {used:.2} processors");
 }
@@ -95,37 +96,28 @@ async fn all_floods(addr: SocketAddr, transports: Vec<Transport>) -> Vec<String>
 
 /// Where a server finds its files.
 struct Place {
-    directory: TempDir,
+    certificates: Certificates,
     credentials: CredentialsFile,
-    certificate: rcgen::Certificate,
 }
 
 impl Place {
     fn new() -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
-        let certificate = params.self_signed(&key).expect("a certificate");
-        std::fs::write(directory.path().join("key.pem"), key.serialize_pem()).expect("a file");
-        std::fs::write(directory.path().join("certificate.pem"), certificate.pem()).expect("a file");
-        Self { directory, credentials: CredentialsFile::new(), certificate }
+        Self { certificates: Certificates::new(), credentials: CredentialsFile::new() }
     }
 
     fn config(&self, more: &str) -> PathBuf {
-        let credentials = self.credentials.path().display().to_string();
-        let more = more.replace("credentials.toml", &credentials);
-        let path = self.directory.path().join("server.toml");
-        std::fs::write(&path, CONFIG.replace("MORE", &more)).expect("a file");
+        let path = self.certificates.path("config.toml");
+        std::fs::write(&path, format!("{more}\n{CONFIG}")).expect("a file");
         path
     }
 
     fn tls(&self) -> Transport {
-        Transport::Tls(ClientTls::new(Trust::fingerprint(Fingerprint::of(self.certificate.der())), None))
+        Transport::Tls(ClientTls::new(self.certificates.trust(), None))
     }
 }
 
-const CONFIG: &str = "listen = '127.0.0.1:0'\nMORE\n[ports]\npublic = 0\ndial_in = 0\n\
-                      [tls]\ncertificate = 'certificate.pem'\nkey = 'key.pem'\n[backends.tcp.tcp]\n[backends.mux.mux]\n";
+const CONFIG: &str = "listen = '127.0.0.1:0'\n[ports]\npublic = 0\ndial_in = 0\n[admin]\nlisten = 'off'\n\
+                      [tls]\ncertificate = 'server.pem'\nkey = 'server.key.pem'\n[backends.tcp.tcp]\n[backends.mux.mux]\n";
 
 /// One way of keeping a server busy.
 #[derive(Clone, Copy)]
@@ -174,9 +166,7 @@ const KINDS: &[Kind] = &[
     })
     .without_reading(),
     Kind::new("front pages", |n| many(|i| get(stream(n, i)))),
-    Kind::new("health checks", |n| {
-        many(|i| [call(stream(n, i), HEALTH, &[]), empty_message(stream(n, i))].concat())
-    }),
+    Kind::new("health checks", |n| many(|i| [call(stream(n, i), HEALTH, &[]), empty_message(stream(n, i))].concat())),
     Kind::new("health checks with endless messages", |_| frame(DATA, 0, 1, &[b'x'; 16 * 1024])).beginning_with(|| {
         let claim = [&[0][..], &(4_u32 << 20).to_be_bytes()].concat();
         [greeting(), call(1, HEALTH, &[]), frame(DATA, 0, 1, &claim)].concat()
@@ -202,7 +192,8 @@ const KINDS: &[Kind] = &[
     Kind::new("headers that unpack to many times their size", |n| bomb(stream(n, 0))),
     Kind::new("calls that are never finished", |n| list(stream(n, 0))).beginning_with(hundred_calls).slowly(),
     Kind::new("slow bodies", |_| frame(DATA, 0, 1, b"x")).beginning_with(hundred_calls).slowly(),
-    Kind::new("pages by HTTP/1.1", |_| many(|_| b"GET / HTTP/1.1\r\nhost: h\r\n\r\n".to_vec())).beginning_with(Vec::new),
+    Kind::new("pages by HTTP/1.1", |_| many(|_| b"GET / HTTP/1.1\r\nhost: h\r\n\r\n".to_vec()))
+        .beginning_with(Vec::new),
     Kind::new("pages by HTTP/1.1 that nobody reads", |_| many(|_| b"GET / HTTP/1.1\r\nhost: h\r\n\r\n".to_vec()))
         .beginning_with(Vec::new)
         .without_reading(),
@@ -256,12 +247,7 @@ async fn flood(kind: Kind, transport: &Transport, addr: SocketAddr, lasting: Dur
 }
 
 /// Until it is cut off.
-async fn flood_once(
-    kind: Kind,
-    transport: &Transport,
-    addr: SocketAddr,
-    said: &mut usize,
-) -> std::io::Result<()> {
+async fn flood_once(kind: Kind, transport: &Transport, addr: SocketAddr, said: &mut usize) -> std::io::Result<()> {
     let (mut hears, mut says) = split(transport.connect(addr).await?);
     let hear = async {
         if kind.reads {
@@ -301,7 +287,7 @@ impl Transport {
         match self {
             Self::Plain => Ok(Box::new(socket)),
             Self::Tls(tls) => {
-                let host = "localhost".parse().expect("a host");
+                let host = "127.0.0.1".parse().expect("a host");
                 let stream = tls.connect(socket, &host, b"h2").await;
                 Ok(Box::new(stream.map_err(std::io::Error::other)?))
             }
