@@ -1,6 +1,7 @@
 use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
+use tunnel_api::canonical_network;
 
 /// The clients that a tunnel is for: those that are allowed and not denied. An agent never hears of any others.
 #[derive(Debug, Clone, Default)]
@@ -12,7 +13,7 @@ pub(crate) struct ClientFilter {
 
 impl ClientFilter {
     pub(crate) fn new(allow: &[IpNet], deny: &[IpNet]) -> Self {
-        let canonical = |networks: &[IpNet]| networks.iter().copied().map(canonical).collect();
+        let canonical = |networks: &[IpNet]| networks.iter().copied().map(canonical_network).collect();
         Self { allow: canonical(allow), deny: canonical(deny) }
     }
 
@@ -21,13 +22,6 @@ impl ClientFilter {
         let is_in = |networks: &[IpNet]| networks.iter().any(|network| network.contains(&ip));
         (self.allow.is_empty() || is_in(&self.allow)) && !is_in(&self.deny)
     }
-}
-
-/// A network of v4-mapped addresses is a v4 network: it would name nobody as it stands, and so deny nobody.
-fn canonical(network: IpNet) -> IpNet {
-    let IpNet::V6(v6) = network else { return network };
-    let v4 = v6.addr().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(96));
-    v4.and_then(|(v4, prefix)| Ipv4Net::new(v4, prefix).ok()).map_or(network, IpNet::V4)
 }
 
 #[cfg(test)]

@@ -27,6 +27,8 @@ pub mod door;
 #[cfg(feature = "serve")]
 mod events;
 #[cfg(feature = "serve")]
+pub mod files;
+#[cfg(feature = "serve")]
 pub mod front;
 #[cfg(feature = "serve")]
 pub mod hosts;

@@ -16,7 +16,10 @@ use tokio::{
     sync::{Mutex, oneshot},
     time::{sleep, timeout},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 use tunnel_api::{TunnelError, TunnelId};
 
 use crate::{
@@ -98,6 +101,11 @@ impl Records {
                 }
             }
         });
+    }
+
+    /// Ends what [runs](Self::spawn), and that records are tried to be removed, when it is dropped.
+    pub(crate) fn guard(&self) -> DropGuard {
+        self.stop.clone().drop_guard()
     }
 
     /// Runs until this server ends.

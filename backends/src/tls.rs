@@ -2,16 +2,17 @@
 //! while we run: connections that are there go on as they began.
 
 use std::{
-    fs, io,
-    path::{Path, PathBuf},
+    io,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
 };
 
 use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
 use tokio::{net::TcpStream, time::interval};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tunnel_api::tls::{PemError, certificates, private_key, provider};
+
+use crate::files::{LOOK, Watched};
 
 /// Where the certificates are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,32 +57,25 @@ pub enum TlsError {
 #[derive(Debug)]
 pub struct ServerTls {
     files: TlsFiles,
-    current: Mutex<Current>,
-}
-
-#[derive(Debug)]
-struct Current {
-    config: Arc<ServerConfig>,
-    /// How the files were when they were last looked at.
-    seen: Seen,
+    watched: Mutex<Watched>,
+    current: Mutex<Arc<ServerConfig>>,
 }
 
 impl ServerTls {
     /// Reads the files.
     pub fn load(files: TlsFiles) -> Result<Arc<Self>, TlsError> {
-        let seen = Seen::of(&files);
+        let paths = [Some(&files.certificate), Some(&files.key), files.client_ca.as_ref()];
+        let watched = Watched::new(paths.into_iter().flatten().map(PathBuf::as_path));
         let config = config(&files)?;
-        Ok(Arc::new(Self { files, current: Mutex::new(Current { config, seen }) }))
+        Ok(Arc::new(Self { files, watched: Mutex::new(watched), current: Mutex::new(config) }))
     }
 
     /// Reads the files again, for the connections to come. Where they are no good, all stays as it is.
     pub fn reload(&self) -> Result<(), TlsError> {
-        let seen = Seen::of(&self.files);
-        let config = config(&self.files);
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        // What was no good is looked at again when it has changed, and said once.
-        current.seen = seen;
-        current.config = config?;
+        // Looked at first: what is no good is looked at again when it has changed, and said once.
+        self.have_changed();
+        let config = config(&self.files)?;
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = config;
         Ok(())
     }
 
@@ -90,7 +84,7 @@ impl ServerTls {
         let mut ticks = interval(LOOK);
         loop {
             ticks.tick().await;
-            if !self.has_changed() {
+            if !self.have_changed() {
                 continue;
             }
             match self.reload() {
@@ -103,14 +97,13 @@ impl ServerTls {
         }
     }
 
-    fn has_changed(&self) -> bool {
-        let seen = Seen::of(&self.files);
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).seen != seen
+    fn have_changed(&self) -> bool {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner).have_changed()
     }
 
     /// Shakes hands. The caller bounds the time. A handshake that fails gives the socket back, with the alert sent.
     pub(crate) async fn accept(&self, socket: TcpStream) -> Result<TlsStream<TcpStream>, (io::Error, TcpStream)> {
-        let config = self.current.lock().unwrap_or_else(PoisonError::into_inner).config.clone();
+        let config = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
         TlsAcceptor::from(config).accept(socket).into_fallible().await
     }
 }
@@ -137,33 +130,3 @@ fn config(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
-
-/// How files were, as far as it shows without reading them.
-#[derive(Debug, PartialEq, Eq)]
-struct Seen(Vec<Option<Looks>>);
-
-#[derive(Debug, PartialEq, Eq)]
-struct Looks {
-    length: u64,
-    modified: Option<SystemTime>,
-    /// A file that was renamed to this name may look the same otherwise.
-    number: u64,
-}
-
-impl Seen {
-    fn of(files: &TlsFiles) -> Self {
-        let all = [Some(&files.certificate), Some(&files.key), files.client_ca.as_ref()];
-        Self(all.into_iter().flatten().map(|path| looks(path)).collect())
-    }
-}
-
-fn looks(path: &Path) -> Option<Looks> {
-    let data = fs::metadata(path).ok()?;
-    #[cfg(unix)]
-    let number = std::os::unix::fs::MetadataExt::ino(&data);
-    #[cfg(not(unix))]
-    let number = 0;
-    Some(Looks { length: data.len(), modified: data.modified().ok(), number })
-}
-
-const LOOK: Duration = Duration::from_secs(1);

@@ -299,15 +299,24 @@ impl Terms {
         }
     }
 
-    /// The request that they come from, as far as it matters to a tunnel that is there again.
+    /// The request that they come from.
     pub(crate) fn request(&self, name: Option<TunnelName>) -> OpenTunnel {
+        // Without the dots, so that a restored tunnel has all that its request had.
+        let Self { address, connections, proxy_protocol, dial_from, client_allow, client_deny, dial_within, labels } =
+            self.clone();
         OpenTunnel {
-            address: self.address.clone(),
+            // It is on its backend already, and who may dial in is recorded as it is in force.
+            backend: None,
+            caller_address: None,
             name,
-            connections: Some(self.connections),
-            proxy_protocol: self.proxy_protocol,
-            dial_within: self.dial_within,
-            ..OpenTunnel::default()
+            address,
+            connections: Some(connections),
+            proxy_protocol,
+            dial_within,
+            dial_from,
+            client_allow,
+            client_deny,
+            labels,
         }
     }
 }

@@ -13,7 +13,10 @@ use tokio::{
     sync::broadcast::{self, error::RecvError},
     time::{sleep_until, timeout},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 use tracing::Instrument;
 use tunnel_api::{
     CloseReason, CredentialId, Owner, Page, TunnelError, TunnelEvent, TunnelEvents, TunnelId, TunnelInfo, TunnelName,
@@ -42,6 +45,8 @@ pub struct Tunnels {
     pub(crate) quotas: Arc<Quotas>,
     naming: Naming,
     records: Arc<Records>,
+    /// Tasks that serve these tunnels end with them.
+    _background: DropGuard,
     quarantine: Arc<Quarantine>,
     /// Tunnels of an earlier server that cannot be here now.
     pub(crate) parked: Parked,
@@ -114,12 +119,14 @@ impl Tunnels {
     /// No tunnels yet.
     pub fn with(config: TunnelsConfig) -> Arc<Self> {
         let TunnelsConfig { registry, quarantine, quotas, meters } = config;
+        let records = Records::new(registry);
         Arc::new(Self {
             table: Mutex::default(),
             events: Events::new(meters),
             quotas,
             naming: Naming::default(),
-            records: Records::new(registry),
+            _background: records.guard(),
+            records,
             quarantine,
             parked: Parked::default(),
             draining: CancellationToken::new(),

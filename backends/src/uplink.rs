@@ -182,7 +182,6 @@ impl Uplink {
         let Admitted { client, counted } = admitted;
         let since = Instant::now();
         let deadline = since + self.0.terms.client_wait;
-        let _waits = self.meters().client_waits();
         tokio::select! {
             biased;
             () = self.retired() => Err(NoStream::Retired),
@@ -227,7 +226,8 @@ impl Uplink {
                 return Ok((io, place));
             }
         }
-        let _waiting = self.0.share.take(Counted::WaitingClients)?;
+        let _counted = self.0.share.take(Counted::WaitingClients)?;
+        let _waits = self.meters().client_waits();
         loop {
             let place = sessions.take().await;
             if let Ok(io) = place.open(client).await {

@@ -15,7 +15,7 @@ use tunnel_backends::{
     mux::MuxConfig,
     testing::{self, BehindDoor, Rig, Setup},
     tls::{ServerTls, TlsFiles},
-    tunnels::Tunnels,
+    tunnels::{Tunnels, TunnelsConfig},
 };
 
 struct MuxInTls;
@@ -26,11 +26,12 @@ impl Rig for MuxInTls {
         let encryption = Encryption { terminated_by: Vec::new(), plain_from: Vec::new() };
         let terms = DoorTerms { tls: Some(certificate()), encryption, ..DoorTerms::default() };
         let gate = Gate::new();
+        let tunnels = Tunnels::with(TunnelsConfig { quotas: setup.quotas, ..TunnelsConfig::default() });
         BehindDoor::with(
             terms,
             |http| gate.clone().in_front_of(http),
             |door| {
-                let config = MuxConfig::new("mux", Tunnels::new(), setup.public_ports, gate.clone(), door);
+                let config = MuxConfig::new("mux", tunnels, setup.public_ports, gate.clone(), door);
                 MuxConfig { times: setup.times, ..config }.build()
             },
         )

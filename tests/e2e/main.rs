@@ -31,6 +31,7 @@ mod door;
 mod draining;
 mod floods;
 mod imports;
+mod limits;
 mod long_paths;
 mod restarts;
 mod rpc;

@@ -245,7 +245,7 @@ async fn it_says_what_it_is_and_how_its_process_does() {
         let (_, text) = get(admin(&server), "/metrics").await.unwrap();
         let described = |kind: &str| text.lines().filter(|line| line.starts_with(kind)).count();
         assert_eq!(described("# HELP "), described("# TYPE "));
-        let request = format!("GET /metrics HTTP/1.1\r\nhost: h\r\n\r\n");
+        let request = "GET /metrics HTTP/1.1\r\nhost: h\r\n\r\n";
         let answer = String::from_utf8(ask(admin(&server), request.as_bytes()).await.unwrap()).unwrap();
         assert!(answer.contains("content-type: application/openmetrics-text; version=1.0.0"), "{answer}");
     })

@@ -3,6 +3,8 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+use ipnet::{IpNet, Ipv4Net};
+
 /// Who is calling, and over which connection. Every backend method takes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
@@ -108,4 +110,12 @@ pub struct ConnectionAddrs {
 /// One form for one address: v4-mapped v6 is v4, so that a dual-stack listener and a v4 one see the same peer.
 pub fn canonical_ip(ip: IpAddr) -> IpAddr {
     ip.to_canonical()
+}
+
+/// The same for a network: one of v4-mapped addresses is a v4 network, or else it would name nobody as it stands, or somebody
+/// else than it seems to.
+pub fn canonical_network(network: IpNet) -> IpNet {
+    let IpNet::V6(v6) = network else { return network };
+    let v4 = v6.addr().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(96));
+    v4.and_then(|(v4, prefix)| Ipv4Net::new(v4, prefix).ok()).map_or(network, IpNet::V4)
 }

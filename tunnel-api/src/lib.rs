@@ -25,7 +25,7 @@ mod uri;
 
 pub use address::{AddressRequest, AddressRequestError, PublicAddress, PublicAddressError};
 pub use backend::{TunnelBackend, TunnelEvents};
-pub use caller::{Caller, ConnectionAddrs, CredentialId, Owner, canonical_ip};
+pub use caller::{Caller, ConnectionAddrs, CredentialId, Owner, canonical_ip, canonical_network};
 pub use error::TunnelError;
 pub use event::{AgentLoss, CloseReason, StreamEnd, TunnelEvent, WatchFilter, What};
 pub use host::{Host, HostError};

@@ -10,7 +10,6 @@ mod audit;
 pub mod auth;
 pub mod config;
 mod ephemeral;
-mod files;
 mod metrics;
 pub mod panics;
 pub mod private;

@@ -173,10 +173,10 @@ impl Running {
         if let Some(keyring) = &self.keyring {
             keyring.reload()?;
         }
-        self.hold_to(&config.limits);
         if let Some(tls) = &self.tls {
             tls.reload()?;
         }
+        self.hold_to(&config.limits);
         Ok(self.config.fixed_differences(config))
     }
 

@@ -116,7 +116,7 @@ async fn the_service_manager_is_told_when_it_is_ready_and_when_it_stops() {
 
 async fn told(manager: &UnixDatagram) -> String {
     let mut heard = vec![0; 1024];
-    let length = timeout(LIMIT, manager.recv(&mut heard)).await.expect("a message in time").unwrap();
+    let length = timeout(LIMIT, manager.recv(&mut heard)).await.expect("a message in time").expect("a message");
     String::from_utf8_lossy(&heard[..length]).into_owned()
 }
 

@@ -1,5 +1,6 @@
 //! What the server's log says, and what it never says.
 #![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "all of this is tests, also what they share")]
 
 use std::{path::PathBuf, process::Stdio, time::Duration};
 

@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use tunnel_api::{Caller, CloseReason, CredentialId, OpenTunnel, TunnelBackend, TunnelError, TunnelRef, TunnelState};
-use tunnel_backends::testing::{Heard, TestAgent, client::say_all, connect, echo, eventually, hear, within};
+use tunnel_backends::testing::{
+    Heard, TestAgent,
+    client::{say_all, try_connect},
+    connect, echo, eventually, hear, within,
+};
 
 use crate::site::{Site, at_port, identity, named_on, on};
 
@@ -125,6 +129,32 @@ async fn who_may_dial_in_is_restored_as_it_was_last() {
         eventually("the stranger to be counted", async || server.stage.list().await[0].strangers == 1).await;
         let third = open(&*server.stage.backend, "192.0.2.2").await;
         assert_eq!((third.id, third.dial_from), (second.id, second.dial_from));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn which_clients_may_come_is_restored() {
+    within(LIMIT, "the test", async {
+        let site = Site::new();
+        let server = site.start().await;
+        let here = vec!["127.0.0.0/8".parse().unwrap()];
+        let elsewhere = vec!["192.0.2.0/24".parse().unwrap()];
+        for (name, client_allow, client_deny) in [("denied", vec![], here), ("allowed", elsewhere, vec![])] {
+            let wanted = OpenTunnel { client_allow, client_deny, ..named_on("mux", name) };
+            server.stage.try_open(wanted).await.unwrap();
+        }
+        server.stop().await;
+
+        let server = site.start().await;
+        let restored = server.stage.list().await;
+        assert_eq!(restored.len(), 2);
+        for info in restored {
+            // At once, perhaps before it knows that it is connected; not after it has waited for an agent.
+            if let Ok(mut client) = try_connect(&info.addresses[0]).await {
+                assert_eq!(hear(&mut client).await, Heard::reset_after(&[]), "{info:?}");
+            }
+        }
     })
     .await;
 }

@@ -9,7 +9,10 @@ use futures_util::StreamExt;
 use rcgen::{CertificateParams, CertifiedKey, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
 use tempfile::TempDir;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Notify,
+};
 use tokio_rustls::TlsAcceptor;
 use tonic::{Request, Status, service::interceptor::InterceptedService, transport::server::TcpIncoming};
 use tunnel_api::{
@@ -221,35 +224,46 @@ async fn an_agent_that_is_refused_when_it_comes_back_ends_with_77() {
 }
 
 /// A backend that says of each tunnel that is closed that its credentials were revoked.
-struct Revoking(Arc<dyn TunnelBackend>);
+struct Revoking {
+    inner: Arc<dyn TunnelBackend>,
+    /// Told when somebody watches who has heard the present state.
+    is_watched: Arc<Notify>,
+}
 
 #[async_trait]
 impl TunnelBackend for Revoking {
     async fn open_tunnel(&self, caller: &Caller, request: OpenTunnel) -> Result<OpenedTunnel, TunnelError> {
-        self.0.open_tunnel(caller, request).await
+        self.inner.open_tunnel(caller, request).await
     }
 
     async fn get_tunnel_address(&self, caller: &Caller, uri: &TunnelUri) -> Result<PublicAddress, TunnelError> {
-        self.0.get_tunnel_address(caller, uri).await
+        self.inner.get_tunnel_address(caller, uri).await
     }
 
     async fn watch_tunnels(&self, caller: &Caller, filter: &WatchFilter) -> Result<TunnelEvents, TunnelError> {
-        let revoked = |event: Result<TunnelEvent, TunnelError>| {
+        let is_watched = self.is_watched.clone();
+        let revoked = move |event: Result<TunnelEvent, TunnelError>| {
             event.map(|event| match event.what {
+                What::Ready => {
+                    is_watched.notify_one();
+                    event
+                }
                 What::Closed { .. } => TunnelEvent { what: What::Closed { reason: CloseReason::Revoked }, ..event },
                 _ => event,
             })
         };
-        Ok(self.0.watch_tunnels(caller, filter).await?.map(revoked).boxed())
+        Ok(self.inner.watch_tunnels(caller, filter).await?.map(revoked).boxed())
     }
 }
 
 #[tokio::test]
 async fn an_agent_whose_credentials_are_revoked_ends_with_77() {
     let (backend, _) = service().await;
-    let url = serve(Arc::new(Revoking(backend.clone()))).await;
+    let is_watched = Arc::new(Notify::new());
+    let url = serve(Arc::new(Revoking { inner: backend.clone(), is_watched: is_watched.clone() })).await;
     let running = start(&["tcp", "1", "--name", "db", "--server", &url]).await;
-    is_online(&backend).await;
+    // One that is closed before its agent watches was closed by whomever.
+    is_watched.notified().await;
 
     let name = TunnelRef::Name("db".parse().unwrap());
     backend.close_tunnel(&Caller::embedded(), &name).await.unwrap();

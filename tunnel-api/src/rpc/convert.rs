@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use super::v1;
 use crate::{
     AgentLoss, CloseReason, OpenTunnel, OpenedTunnel, StreamEnd, TunnelError, TunnelEvent, TunnelInfo, TunnelName,
-    TunnelState, What,
+    TunnelState, What, canonical_network,
 };
 
 /// A peer broke the contract of the .proto. Only a client meets this: a server's own refusals name the field.
@@ -284,7 +284,7 @@ fn field<T: FromStr<Err: std::fmt::Display>>(name: &'static str, text: &str) -> 
 
 fn networks(field: &'static str, texts: &[String]) -> Result<Vec<IpNet>, TunnelError> {
     let network = |text: &String| text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-    let networks = texts.iter().map(network).collect::<Result<_, _>>();
+    let networks = texts.iter().map(|text| network(text).map(canonical_network)).collect::<Result<_, _>>();
     networks.map_err(|_| TunnelError::invalid(field, "write networks as 192.0.2.0/24 or plain addresses"))
 }
 
