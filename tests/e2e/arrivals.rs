@@ -40,7 +40,7 @@ async fn connections_that_ask_in_vain_make_room_for_others() {
 async fn connections_that_ask_in_vain_go_when_their_time_is_up_however_often_they_ask() {
     within(async {
         let (server, mut alice) = served(|door| door.idle = Duration::from_millis(500)).await;
-        let stay = async |what: &str, ask: fn(u32) -> Vec<u8>| {
+        let stay = async |what: &str, ask: Words| {
             let since = Instant::now();
             let mut socket = come(&server, &ask).await;
             let (mut hears, mut says) = socket.split();
@@ -103,8 +103,11 @@ async fn without_credentials_every_request_is_accepted() {
     .await;
 }
 
+/// What is said for the nth time on a connection.
+type Words = fn(u32) -> Vec<u8>;
+
 /// What gets nobody anywhere, for the nth time on a connection.
-const IN_VAIN: &[(&str, fn(u32) -> Vec<u8>)] = &[
+const IN_VAIN: &[(&str, Words)] = &[
     ("tunnels, without a token", |n| begun(n, [call(2 * n + 1, LIST, &[]), empty_message(2 * n + 1)].concat())),
     ("tunnels, with a forged one", |n| {
         let forged = [("authorization", "Bearer tnl_forged")];

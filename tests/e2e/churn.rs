@@ -26,7 +26,7 @@ use tunnel_tests::{
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_left_of_a_days_comings_and_goings() {
-    let (public, dial_in) = (ports(200), ports(200));
+    let (public, dial_in) = (ports(100), ports(100));
     let place = tempfile::tempdir().expect("a directory");
     let config = place.path().join("config.toml");
     let range = |ports: &std::ops::RangeInclusive<u16>| format!("{}-{}", ports.start(), ports.end());

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::{join, join_all};
+use futures_util::future::join_all;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -24,12 +24,11 @@ use tunnel_tests::{
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_agents_that_lose_their_server_are_back_soon_and_calls_are_answered_meanwhile() {
     process::raise_descriptor_limit();
-    let (listen, public, dial_in) = (*ports(1).start(), ports(AGENTS as u16 + 10), ports(AGENTS as u16 + 10));
+    let (listen, public) = (*ports(1).start(), ports(AGENTS as u16 + 1));
     let start = async || {
         server_with(|config: &mut Config| {
             config.listen = SocketAddr::from(([127, 0, 0, 1], listen));
             config.ports.public = PortRange::Between(public.clone());
-            config.ports.dial_in = PortRange::Between(dial_in.clone());
         })
         .await
     };
@@ -177,8 +176,7 @@ async fn hundreds_of_bad_agents_disturb_no_other_tunnel() {
         let (_crowd, beside) = good.beside(crowd).await;
         println!("{beside}");
         assert!(beside.p99() < Duration::from_secs(1), "{beside}");
-        let (state, ()) = join(async { *mux.state().borrow() }, async {}).await;
-        assert_eq!(state, AgentState::Online);
+        assert_eq!(*mux.state().borrow(), AgentState::Online);
     })
     .await;
 }

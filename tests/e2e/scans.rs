@@ -29,7 +29,7 @@ use tunnel_tests::{
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stranger_who_scans_the_dial_in_range_is_never_paired_and_hears_nothing() {
     within(async {
-        let range = ports(400);
+        let range = ports(300);
         let server = server_with(|config| config.ports.dial_in = PortRange::Between(range.clone())).await;
         // Given tunnels that stay, and whose agents never come.
         let resident = join_all((0..RESIDENT).map(|_| open(&server, 4))).await;
