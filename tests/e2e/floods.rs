@@ -3,7 +3,11 @@
 
 use std::{net::SocketAddr, path::PathBuf, thread, time::Duration};
 
-use futures_util::future::join_all;
+use base64::{Engine, prelude::BASE64_STANDARD};
+use futures_util::{
+    FutureExt,
+    future::{join, join_all},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy, sink, split},
     net::TcpStream,
@@ -12,7 +16,10 @@ use tokio::{
 };
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
-use tunnel_api::tls::ClientTls;
+use tunnel_api::{
+    rpc::v1::{OpenTunnelRequest, client::TunnelClient},
+    tls::ClientTls,
+};
 use tunnel_tests::{
     beside::GoodClient,
     certificates::Certificates,
@@ -47,6 +54,79 @@ async fn floods_of_every_kind_by_those_who_are_served_disturb_nobody() {
     println!("floods cost {used:.2} processors");
 }
 
+/// Whoever may open a tunnel may also let loose an agent for it.
+#[tokio::test]
+async fn floods_by_agents_disturb_nobody() {
+    let place = Place::new();
+    let server = ServerProcess::start(SERVER, &place.config("")).await;
+    let mut good = GoodClient::come(server.addr(), "anybody").await;
+    let ((), before) = good.beside(sleep(BEFORE)).await;
+    let mut rpc = TunnelClient::connect(server.url()).await.expect("a connection");
+    let request = OpenTunnelRequest { backend: "mux".to_owned(), ..OpenTunnelRequest::default() };
+    let opened = rpc.open_tunnel(request).await.expect("a tunnel").into_inner();
+
+    let (end, ended) = oneshot::channel();
+    let knock = knock_at(&opened.uri);
+    let addr = server.addr();
+    let floods = thread::spawn(move || {
+        let _ = end.send(all_agents(addr, &knock));
+    });
+    let ((said, used), beside) = good.beside(server.watch(ended)).await;
+    floods.join().expect("floods end");
+    println!("before: {before}\nbeside: {beside}{used:?}; {:?} KiB", said.expect("floods end"));
+    assert!(beside.p99() < before.p99() * 3 + Duration::from_millis(500), "before: {before}; beside: {beside}");
+}
+
+/// The request by which an agent comes in.
+fn knock_at(uri: &str) -> Vec<u8> {
+    let (credentials, _) = uri.strip_prefix("ptth://").and_then(|rest| rest.split_once('@')).expect("a PTTH URI");
+    let knock = String::from_utf8(KNOCK.to_vec()).expect("text");
+    knock.replace("dC0xOndyb25n", &BASE64_STANDARD.encode(credentials)).into_bytes()
+}
+
+/// Two of each kind; gives what was said.
+#[tokio::main(flavor = "current_thread")]
+async fn all_agents(addr: SocketAddr, knock: &[u8]) -> Vec<usize> {
+    let end = Instant::now() + duration();
+    let floods = AGENTS.iter().chain(AGENTS).map(async |go_on| {
+        let mut said = 0;
+        let _ = timeout_at(end, flood_as_agent(addr, knock, *go_on, &mut said)).await;
+        said / 1024
+    });
+    join_all(floods).await
+}
+
+async fn flood_as_agent(addr: SocketAddr, knock: &[u8], go_on: Words, said: &mut usize) -> std::io::Result<()> {
+    let (mut hears, mut says) = TcpStream::connect(addr).await?.into_split();
+    says.write_all(&[knock, &frame(SETTINGS, 0, 0, b"")].concat()).await?;
+    let mut nowhere = sink();
+    let hear = copy(&mut hears, &mut nowhere).map(drop);
+    let say = async {
+        for n in 0.. {
+            let words = go_on(n);
+            if says.write_all(&words).await.is_err() {
+                return;
+            }
+            *said += words.len();
+            tokio::task::yield_now().await;
+        }
+    };
+    join(hear, say).await;
+    Ok(())
+}
+
+/// The nth lot.
+type Words = fn(u32) -> Vec<u8>;
+
+/// What an agent's session bears.
+const AGENTS: &[Words] = &[
+    |_| many(|_| frame(PING, 0, 0, &[7; 8])),
+    |_| many(|_| frame(SETTINGS, 0, 0, b"")),
+    |_| many(|_| frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])),
+    |_| many(|_| frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 1])),
+    |_| many(|_| frame(0xbe, 0, 0, b"")),
+];
+
 /// tonic would take 4 MiB, a hundred at once.
 #[tokio::test]
 async fn a_long_message_to_health_is_refused() {
@@ -70,7 +150,7 @@ async fn suffer(server: &ServerProcess, token: &str, transports: &[Transport]) -
     // In a thread of their own, so that they take no turns from the good client.
     let floods = thread::spawn(move || {
         // It matters to nobody if the test has failed meanwhile.
-        let _ = end.send(all_floods(addr, transports));
+        let _ = end.send(all_floods(addr, &transports));
     });
     let ((outcomes, used), beside) = good.beside(server.watch(ended)).await;
     floods.join().expect("floods end");
@@ -89,7 +169,7 @@ async fn suffer(server: &ServerProcess, token: &str, transports: &[Transport]) -
 
 /// Every kind by each of these, all at once.
 #[tokio::main(flavor = "current_thread")]
-async fn all_floods(addr: SocketAddr, transports: Vec<Transport>) -> Vec<String> {
+async fn all_floods(addr: SocketAddr, transports: &[Transport]) -> Vec<String> {
     let pairs = KINDS.iter().flat_map(|kind| transports.iter().map(move |transport| (kind, transport)));
     join_all(pairs.map(|(kind, transport)| flood(*kind, transport, addr, duration()))).await
 }
@@ -126,14 +206,14 @@ struct Kind {
     /// What comes first on a connection.
     begin: fn() -> Vec<u8>,
     /// And then, one after another.
-    go_on: fn(u32) -> Vec<u8>,
+    go_on: Words,
     /// Between them.
     pause: Duration,
     reads: bool,
 }
 
 impl Kind {
-    const fn new(name: &'static str, go_on: fn(u32) -> Vec<u8>) -> Self {
+    const fn new(name: &'static str, go_on: Words) -> Self {
         Self { name, begin: greeting, go_on, pause: Duration::ZERO, reads: true }
     }
 
