@@ -152,16 +152,24 @@ mod tests {
     fn itself(certificate: &Certificate) -> Trust {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(certificate.der().clone()).unwrap();
-        Trust(trust::Anchor::Ca(roots))
+        Trust(trust::Anchor::Ca(roots, vec![Fingerprint::of(certificate.der())]))
     }
 
     fn pinned(certificate: &Certificate) -> Trust {
         Trust::fingerprint(Fingerprint::of(certificate.der()))
     }
 
+    /// As `openssl req -x509` makes them.
+    fn authority(name: &str) -> CertificateParams {
+        let mut params = certificate(name);
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params
+    }
+
     #[tokio::test]
     async fn a_self_signed_certificate_is_its_own_authority() {
         assert_eq!(meet(certificate("127.0.0.1"), itself).await, Ok(()));
+        assert_eq!(meet(authority("127.0.0.1"), itself).await, Ok(()));
     }
 
     #[tokio::test]
@@ -173,11 +181,12 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_wrong_with_a_certificate_is_told_with_its_fingerprint() {
-        let mut old = certificate("127.0.0.1");
-        old.not_after = rcgen::date_time_ymd(2020, 1, 1);
-        for (certificate, words) in
-            [(old, "has expired"), (certificate("elsewhere.example"), "is for elsewhere.example, not for 127.0.0.1")]
-        {
+        let mut old = [certificate("127.0.0.1"), authority("127.0.0.1")];
+        old.iter_mut().for_each(|old| old.not_after = rcgen::date_time_ymd(2020, 1, 1));
+        let others = [certificate("elsewhere.example"), authority("elsewhere.example")];
+        let old = old.map(|old| (old, "has expired"));
+        let others = others.map(|other| (other, "is for elsewhere.example, not for 127.0.0.1"));
+        for (certificate, words) in old.into_iter().chain(others) {
             let refused = meet(certificate, itself).await.unwrap_err();
             assert!(refused.contains(words) && refused.contains("sha256:"), "{refused}");
         }

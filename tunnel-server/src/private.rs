@@ -31,6 +31,15 @@ pub fn create(path: &Path, content: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
+/// Makes a directory, if there is none, that only its owner can look into.
+pub fn create_directory(path: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)
+}
+
 /// Keeps others who change files there out, until it is dropped.
 pub fn lock_directory_of(path: &Path) -> io::Result<File> {
     let directory = File::open(directory_of(path))?;

@@ -128,7 +128,7 @@ pub enum CertificateRefused {
         seen: Fingerprint,
     },
     /// Something else is wrong with it.
-    #[error("the server's certificate {seen} cannot be used: {why}")]
+    #[error("the server's certificate cannot be used ({why}); if it is yours, pin it with --fingerprint {seen}")]
     Unusable {
         /// Which one it is.
         seen: Fingerprint,

@@ -17,7 +17,8 @@ pub struct Trust(pub(super) Anchor);
 pub(super) enum Anchor {
     #[default]
     System,
-    Ca(RootCertStore),
+    /// Roots, and which certificates they were made of.
+    Ca(RootCertStore, Vec<Fingerprint>),
     Pinned(Fingerprint),
 }
 
@@ -27,14 +28,17 @@ impl Trust {
         Self::default()
     }
 
-    /// Those that a certificate in this PEM file vouches for, and no others.
+    /// Those that a certificate in this PEM file vouches for, and no others. One that vouches for itself, as openssl makes them,
+    /// may be in it, too.
     pub fn ca_file(path: &Path) -> Result<Self, TrustError> {
+        let certificates = pem::certificates(path)?;
+        let themselves = certificates.iter().map(|certificate| Fingerprint::of(certificate)).collect();
         let mut roots = RootCertStore::empty();
-        let (added, _) = roots.add_parsable_certificates(pem::certificates(path)?);
+        let (added, _) = roots.add_parsable_certificates(certificates);
         if added == 0 {
             return Err(TrustError::NoAnchor { path: path.to_owned() });
         }
-        Ok(Self(Anchor::Ca(roots)))
+        Ok(Self(Anchor::Ca(roots, themselves)))
     }
 
     /// The one that has this certificate, whatever name and dates are in it.
@@ -53,9 +57,14 @@ pub struct Fingerprint([u8; 32]);
 pub struct FingerprintError;
 
 impl Fingerprint {
-    /// That of this certificate.
-    pub fn of(certificate: &CertificateDer<'_>) -> Self {
+    /// That of this certificate, in DER.
+    pub fn of(certificate: &[u8]) -> Self {
         Self(Sha256::digest(certificate).into())
+    }
+
+    /// The SHA-256 itself.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
     }
 }
 

@@ -5,9 +5,11 @@ use rustls::{
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_name,
     },
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
+    server::ParsedCertificate,
 };
 
 use super::{CertificateRefused, Fingerprint, Trust, TrustError, trust::Anchor};
@@ -21,22 +23,23 @@ pub(super) struct Verify {
 
 #[derive(Debug)]
 enum By {
-    Roots(Arc<WebPkiServerVerifier>),
+    /// Or else it is one of these and has the right name.
+    Roots(Arc<WebPkiServerVerifier>, Vec<Fingerprint>),
     Pin(Fingerprint),
 }
 
 impl Verify {
     pub(super) fn new(trust: &Trust, provider: Arc<CryptoProvider>) -> Result<Self, TrustError> {
-        let by_roots = |roots: RootCertStore| {
+        let by_roots = |roots: RootCertStore, themselves: &[Fingerprint]| {
             WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
                 .build()
-                .map(By::Roots)
+                .map(|verifier| By::Roots(verifier, themselves.to_vec()))
                 .map_err(|_| TrustError::NoRoots)
         };
         let by = match &trust.0 {
             Anchor::Pinned(fingerprint) => By::Pin(*fingerprint),
-            Anchor::Ca(roots) => by_roots(roots.clone())?,
-            Anchor::System => by_roots(system_roots())?,
+            Anchor::Ca(roots, themselves) => by_roots(roots.clone(), themselves)?,
+            Anchor::System => by_roots(system_roots(), &[])?,
         };
         Ok(Self { by, provider })
     }
@@ -62,8 +65,9 @@ impl ServerCertVerifier for Verify {
         let refused = match &self.by {
             By::Pin(pinned) if *pinned == seen => return Ok(ServerCertVerified::assertion()),
             By::Pin(_) => CertificateRefused::NotPinned { seen },
-            By::Roots(roots) => {
-                match roots.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            By::Roots(roots, themselves) => {
+                let verified = roots.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+                match verified.or_else(|error| for_itself(end_entity, server_name, themselves, error)) {
                     Ok(verified) => return Ok(verified),
                     Err(error) => explain(error, seen, server_name),
                 }
@@ -96,11 +100,37 @@ impl ServerCertVerifier for Verify {
     }
 }
 
+/// `openssl req -x509` makes authorities, which may not be servers by the book; whoever has put that very certificate among those
+/// to be trusted means it.
+fn for_itself(
+    end_entity: &CertificateDer<'_>,
+    server_name: &ServerName<'_>,
+    themselves: &[Fingerprint],
+    error: Error,
+) -> Result<ServerCertVerified, Error> {
+    let is_out_of_time = matches!(
+        error,
+        Error::InvalidCertificate(
+            CertificateError::Expired
+                | CertificateError::ExpiredContext { .. }
+                | CertificateError::NotValidYet
+                | CertificateError::NotValidYetContext { .. }
+        )
+    );
+    if is_out_of_time || !themselves.contains(&Fingerprint::of(end_entity)) {
+        return Err(error);
+    }
+    verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+    Ok(ServerCertVerified::assertion())
+}
+
 fn explain(error: Error, seen: Fingerprint, host: &ServerName<'_>) -> CertificateRefused {
     use CertificateError as Wrong;
     match error {
-        // A bad signature is that of another authority of the same name.
-        Error::InvalidCertificate(Wrong::UnknownIssuer | Wrong::BadSignature) => CertificateRefused::Unknown { seen },
+        // A bad signature, or one by another kind of key, is that of another authority of the same name.
+        Error::InvalidCertificate(
+            Wrong::UnknownIssuer | Wrong::BadSignature | Wrong::UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
+        ) => CertificateRefused::Unknown { seen },
         Error::InvalidCertificate(Wrong::NotValidForNameContext { presented, .. }) => {
             let names = presented.iter().map(|name| plain(name).to_owned()).collect();
             CertificateRefused::OtherHost { host: host.to_str().into_owned(), names, seen }

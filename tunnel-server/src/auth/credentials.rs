@@ -5,7 +5,7 @@ use std::{
 };
 
 use serde::{Deserialize, Deserializer, de::Error};
-use tunnel_api::{CredentialId, Owner};
+use tunnel_api::{CredentialId, Owner, tls::Fingerprint};
 use tunnel_backends::quotas::Limits;
 
 use super::{
@@ -37,7 +37,7 @@ pub struct Credential {
 enum ToldBy {
     Token(TokenHash),
     /// The SHA-256 of the certificate.
-    Fingerprint(TokenHash),
+    Fingerprint(Fingerprint),
     /// The certificate's common name, or one of its DNS names.
     Subject(String),
 }
@@ -113,7 +113,7 @@ impl Credentials {
     /// The credential of a certificate that was verified already: by its fingerprint, or by its names, which must not
     /// belong to several owners.
     pub(super) fn by_certificate(&self, certificate: &[u8], now: SystemTime) -> Option<&Credential> {
-        let (fingerprint, names) = (TokenHash::of(certificate), certificate::names(certificate));
+        let (fingerprint, names) = (Fingerprint::of(certificate), certificate::names(certificate));
         let good = || self.all.iter().filter(|credential| credential.is_good(now));
         let exact = good().find(|it| matches!(it.told_by, ToldBy::Fingerprint(known) if known == fingerprint));
         if exact.is_some() {
@@ -173,7 +173,8 @@ impl Credential {
 impl ToldBy {
     fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Token(one), Self::Token(other)) | (Self::Fingerprint(one), Self::Fingerprint(other)) => one == other,
+            (Self::Token(one), Self::Token(other)) => one == other,
+            (Self::Fingerprint(one), Self::Fingerprint(other)) => one == other,
             (Self::Subject(one), Self::Subject(other)) => one == other,
             _ => false,
         }
@@ -213,7 +214,7 @@ struct CertificateEntry {
     owner: OwnerName,
     subject: Option<String>,
     #[serde(default, deserialize_with = "fingerprint")]
-    fingerprint: Option<TokenHash>,
+    fingerprint: Option<Fingerprint>,
     #[serde(default, deserialize_with = "moment")]
     expires: Option<SystemTime>,
     #[serde(default)]
@@ -285,8 +286,8 @@ fn hash<'de, D: Deserializer<'de>>(from: D) -> Result<TokenHash, D::Error> {
     String::deserialize(from)?.parse().map_err(D::Error::custom)
 }
 
-fn fingerprint<'de, D: Deserializer<'de>>(from: D) -> Result<Option<TokenHash>, D::Error> {
-    hash(from).map(Some)
+fn fingerprint<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Fingerprint>, D::Error> {
+    String::deserialize(from)?.parse().map(Some).map_err(D::Error::custom)
 }
 
 /// A date and time with its offset, or a date, which is its first moment in UTC.

@@ -8,13 +8,10 @@ use std::{
 
 use anyhow::{Context, bail};
 use rcgen::{CertificateParams, DnType, KeyPair, SanType};
-use tunnel_api::Host;
+use tunnel_api::{Host, tls::Fingerprint};
 use tunnel_server::{
     Config,
-    auth::{
-        TokenHash,
-        edit::{self, NewToken},
-    },
+    auth::edit::{self, NewToken},
 };
 
 use super::args::Init;
@@ -42,7 +39,7 @@ pub(crate) fn run(init: &Init) -> anyhow::Result<()> {
     let config = config(init, host.as_ref(), fingerprint.is_some())?;
     Config::parse(&config, &config_path)?;
     private::create(&config_path, config.as_bytes()).with_context(|| said(&config_path))?;
-    fs::create_dir_all(directory.join("state")).context("state: cannot be made")?;
+    private::create_directory(&directory.join("state")).context("state: cannot be made")?;
     let everybody = ["0.0.0.0/0", "::/0"].map(|net| net.parse().expect("a network"));
     let wanted = NewToken {
         owner: init.name.clone(),
@@ -69,7 +66,7 @@ fn said(path: &Path) -> String {
 }
 
 /// What an agent needs to reach this server.
-fn agent_command(config: &Config, host: Option<&Host>, token: &Path, fingerprint: Option<TokenHash>) -> String {
+fn agent_command(config: &Config, host: Option<&Host>, token: &Path, fingerprint: Option<Fingerprint>) -> String {
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     let host = host.map_or_else(|| loopback(config.listen).to_string(), ToString::to_string);
     let mut command =
@@ -89,7 +86,7 @@ fn loopback(listen: SocketAddr) -> Host {
 }
 
 /// Good for the host, and for this machine itself.
-fn self_sign(directory: &Path, host: Option<&Host>) -> anyhow::Result<TokenHash> {
+fn self_sign(directory: &Path, host: Option<&Host>) -> anyhow::Result<Fingerprint> {
     let mut params = CertificateParams::new(vec!["localhost".to_owned()])?;
     params
         .subject_alt_names
@@ -107,7 +104,7 @@ fn self_sign(directory: &Path, host: Option<&Host>) -> anyhow::Result<TokenHash>
     let (cert_path, key_path) = (directory.join("cert.pem"), directory.join("key.pem"));
     private::create(&key_path, key.serialize_pem().as_bytes()).with_context(|| said(&key_path))?;
     private::create(&cert_path, certificate.pem().as_bytes()).with_context(|| said(&cert_path))?;
-    Ok(TokenHash::of(certificate.der()))
+    Ok(Fingerprint::of(certificate.der()))
 }
 
 fn config(init: &Init, host: Option<&Host>, is_self_signed: bool) -> anyhow::Result<String> {

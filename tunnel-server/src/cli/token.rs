@@ -65,7 +65,8 @@ fn list(file: &CredentialsFile) -> anyhow::Result<()> {
             Some(time) => humantime::format_rfc3339_seconds(time).to_string(),
             None => "-".to_owned(),
         };
-        println!("{:<12} {:<16} {:<12} {expires}", credential.id(), credential.owner(), credential.kind());
+        let (id, owner) = (credential.id().as_str(), credential.owner().as_str());
+        println!("{id:<12} {owner:<16} {:<12} {expires}", credential.kind());
     }
     Ok(())
 }
