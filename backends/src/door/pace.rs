@@ -174,9 +174,9 @@ pub(super) const REQUEST: u32 = 4;
 /// 2 % of a core, and several hundred calls at once are not slowed down.
 const GUEST: Share = Share { at_once: 3_000.0, a_second: 1_000.0 };
 
-/// Of one that has not shown yet that it is: health checks, and whoever tries credentials. All 64 of a source together cost a
-/// tenth of a core.
-const STRANGER: Share = Share { at_once: 500.0, a_second: 50.0 };
+/// Of one that has not shown yet that it is: health checks, browsers, and whoever tries credentials. All 64 of a source together
+/// cost a tenth of a core. (A client that begins with a hundred calls at once is served after the first one is looked at.)
+const STRANGER: Share = Share { at_once: 100.0, a_second: 50.0 };
 
 /// Frames, before others are looked after: half a millisecond.
 const TURN: u32 = 32;
@@ -213,7 +213,7 @@ mod tests {
         let seat = Lobby::new(1, 1, Arc::default(), Arc::default()).enter("192.0.2.1".parse().unwrap());
         let mut pace = Pace::new(seat.newcomer().clone());
         let start = Instant::now();
-        assert_eq!(pace.count(500), None);
+        assert_eq!(pace.count(100), None);
         assert_eq!(pace.count(50), Some(start + Duration::from_secs(1)));
         assert!(!pace.is_forgiven());
         seat.newcomer().accept();
