@@ -59,7 +59,7 @@ async fn a_thousand_agents_that_lose_their_server_are_back_soon_and_calls_are_an
     let (back, beside) = good.beside(timeout(SOON, all_back)).await;
     println!("{AGENTS} agents were back after {:?}; meanwhile {beside}", since.elapsed());
     assert!(back.is_ok(), "not all agents are back after {SOON:?}");
-    assert!(beside.p99() < Duration::from_secs(2), "{beside}");
+    assert!(beside.p99() < Duration::from_secs(5), "{beside}");
     let kept = tunnels.iter().zip(&addresses).filter(|(tunnel, address)| tunnel.address() == *address);
     assert_eq!(kept.count(), AGENTS, "not all have their addresses");
 }
