@@ -190,7 +190,10 @@ const REST_OF_HEADER: usize = 6;
 mod tests {
     use std::sync::Arc;
 
+    use tokio::net::TcpStream;
+
     use super::{super::lobby::Lobby, *};
+    use crate::{link::Link, sockets};
 
     fn frame(length: u8) -> Vec<u8> {
         let mut frame = vec![0, 0, length, 6, 0, 0, 0, 0, 0];
@@ -205,6 +208,31 @@ mod tests {
         for size in 1..30 {
             let mut frames = Frames::default();
             assert_eq!(bytes.chunks(size).map(|chunk| frames.begun_in(chunk)).sum::<u32>(), 4, "{size} at a time");
+        }
+    }
+
+    #[tokio::test]
+    async fn others_have_their_turn_however_much_has_come() {
+        let listener = sockets::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let seat = Lobby::new(1, 1, Arc::default(), Arc::default()).enter("192.0.2.1".parse().unwrap());
+        seat.newcomer().accept();
+        let bytes = [PREFACE.to_vec(), frame(8).repeat(100_000)].concat();
+        let io = Replay::new(bytes.into(), Link::Plain(socket));
+        let mut paced = Paced::new(io, Pace::new(seat.newcomer().clone()));
+        let (mut space, mut heard) = (vec![0; 8 * 1024], 0);
+        for turns in 1..=3 {
+            // As h2 does: it reads until there is nothing more.
+            std::future::poll_fn(|cx| {
+                let mut buf = ReadBuf::new(&mut space);
+                while Pin::new(&mut paced).poll_read(cx, &mut buf).is_ready() {
+                    heard += buf.filled().len();
+                    buf.clear();
+                }
+                Poll::Ready(())
+            })
+            .await;
+            assert!((1..=turns * 2 * AT_ONCE).contains(&heard), "{heard} bytes in {turns} turns");
         }
     }
 

@@ -162,7 +162,29 @@ impl AsyncWrite for Wire {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpStream;
+
     use super::*;
+    use crate::link::Link;
+
+    #[tokio::test]
+    async fn others_have_their_turn_however_much_has_come() {
+        let listener = sockets::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let pings = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8].repeat(100_000);
+        let mut wire = Wire::new(Replay::new(pings.into(), Link::Plain(socket)), 0);
+        let heard = wire.heard();
+        let mut space = vec![0; 8 * 1024];
+        for turns in 1..=3 {
+            // As h2 does: it reads until there is nothing more.
+            std::future::poll_fn(|cx| {
+                while Pin::new(&mut wire).poll_read(cx, &mut ReadBuf::new(&mut space)).is_ready() {}
+                Poll::Ready(())
+            })
+            .await;
+            assert!((1..=turns * 10 * 1024).contains(&heard.bytes()), "{} bytes in {turns} turns", heard.bytes());
+        }
+    }
 
     #[test]
     fn small_frames_are_counted_however_they_arrive() {

@@ -33,9 +33,12 @@ use tunnel_tests::{
     server::{channel, server},
 };
 
+use crate::{SERVER, alone};
+
 /// Whoever has no credentials gets next to nothing, by whichever way.
 #[tokio::test]
 async fn floods_of_every_kind_by_strangers_cost_next_to_nothing() {
+    let _alone = alone().await;
     let place = Place::new();
     let token = place.credentials.add("alice");
     let server =
@@ -48,6 +51,7 @@ async fn floods_of_every_kind_by_strangers_cost_next_to_nothing() {
 /// Whoever is served may ask for more, and does not get all there is.
 #[tokio::test]
 async fn floods_of_every_kind_by_those_who_are_served_disturb_nobody() {
+    let _alone = alone().await;
     let place = Place::new();
     let server = ServerProcess::start(SERVER, &place.config("")).await;
     let used = suffer(&server, "anybody", &[Transport::Plain]).await;
@@ -57,6 +61,7 @@ async fn floods_of_every_kind_by_those_who_are_served_disturb_nobody() {
 /// Whoever may open a tunnel may also let loose an agent for it.
 #[tokio::test]
 async fn floods_by_agents_disturb_nobody() {
+    let _alone = alone().await;
     let place = Place::new();
     let server = ServerProcess::start(SERVER, &place.config("")).await;
     let mut good = GoodClient::come(server.addr(), "anybody").await;
@@ -74,7 +79,7 @@ async fn floods_by_agents_disturb_nobody() {
     let ((said, used), beside) = good.beside(server.watch(ended)).await;
     floods.join().expect("floods end");
     println!("before: {before}\nbeside: {beside}{used:?}; {:?} KiB", said.expect("floods end"));
-    assert!(beside.p99() < before.p99() * 3 + Duration::from_millis(500), "before: {before}; beside: {beside}");
+    assert!(beside.p99() < before.p99() * 3 + Duration::from_secs(1), "before: {before}; beside: {beside}");
 }
 
 /// The request by which an agent comes in.
@@ -84,11 +89,11 @@ fn knock_at(uri: &str) -> Vec<u8> {
     knock.replace("dC0xOndyb25n", &BASE64_STANDARD.encode(credentials)).into_bytes()
 }
 
-/// Two of each kind; gives what was said.
+/// Four of each kind; gives what was said.
 #[tokio::main(flavor = "current_thread")]
 async fn all_agents(addr: SocketAddr, knock: &[u8]) -> Vec<usize> {
     let end = Instant::now() + duration();
-    let floods = AGENTS.iter().chain(AGENTS).map(async |go_on| {
+    let floods = [AGENTS; 4].into_iter().flatten().map(async |go_on| {
         let mut said = 0;
         let _ = timeout_at(end, flood_as_agent(addr, knock, *go_on, &mut said)).await;
         said / 1024
@@ -102,11 +107,9 @@ async fn flood_as_agent(addr: SocketAddr, knock: &[u8], go_on: Words, said: &mut
     let mut nowhere = sink();
     let hear = copy(&mut hears, &mut nowhere).map(drop);
     let say = async {
-        for n in 0.. {
-            let words = go_on(n);
-            if says.write_all(&words).await.is_err() {
-                return;
-            }
+        // Always the same, and so no work to say.
+        let words = go_on(0).repeat(10);
+        while says.write_all(&words).await.is_ok() {
             *said += words.len();
             tokio::task::yield_now().await;
         }
@@ -130,6 +133,7 @@ const AGENTS: &[Words] = &[
 /// tonic would take 4 MiB, a hundred at once.
 #[tokio::test]
 async fn a_long_message_to_health_is_refused() {
+    let _alone = alone().await;
     within(async {
         let server = server().await;
         let mut health = HealthClient::new(channel(&server).await);
@@ -160,7 +164,7 @@ async fn suffer(server: &ServerProcess, token: &str, transports: &[Transport]) -
     }
     println!("before: {before}{quiet:?}\nbeside: {beside}{used:?}");
 
-    assert!(beside.p99() < before.p99() * 3 + Duration::from_millis(500), "before: {before}; beside: {beside}");
+    assert!(beside.p99() < before.p99() * 3 + Duration::from_secs(1), "before: {before}; beside: {beside}");
     assert!(used.most_memory < quiet.most_memory + MEMORY, "{} floods: {used:?}, {quiet:?} without", outcomes.len());
     let ((), after) = good.beside(sleep(BEFORE)).await;
     assert!(after.p99() < before.p99() * 3 + Duration::from_millis(200), "before: {before}; after: {after}");
@@ -390,10 +394,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
 fn duration() -> Duration {
     let seconds = std::env::var("FLOODS").ok().and_then(|seconds| seconds.parse().ok());
-    seconds.map_or(Duration::from_secs(3), Duration::from_secs)
+    seconds.map_or(Duration::from_secs(2), Duration::from_secs)
 }
 
-const SERVER: &str = env!("CARGO_BIN_EXE_tested-server");
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 const BEFORE: Duration = Duration::from_secs(1);
 const MANY: u32 = 100;

@@ -12,13 +12,16 @@ use tunnel_api::rpc::v1::{OpenTunnelRequest, client::TunnelClient};
 use tunnel_backends::sockets;
 use tunnel_tests::{beside::GoodClient, client::at, limit::within, process::ServerProcess};
 
+use crate::{SERVER, alone};
+
 #[tokio::test]
 async fn with_256_descriptors_and_200_mb_a_flood_of_connections_shuts_nobody_out() {
+    let _alone = alone().await;
     within(async {
         let place = tempfile::tempdir().expect("a directory");
         let config = place.path().join("config.toml");
         std::fs::write(&config, CONFIG).expect("a file");
-        let server = ServerProcess::with_descriptors(env!("CARGO_BIN_EXE_tested-server"), &config, 256).await;
+        let server = ServerProcess::with_descriptors(SERVER, &config, 256).await;
         let mut good = GoodClient::come(server.addr(), "anybody").await;
         // A tunnel on which clients wait in vain.
         let mut rpc = TunnelClient::<Channel>::connect(server.url()).await.expect("a connection");

@@ -12,6 +12,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tunnel_agent::{Agent, AgentState, Tunnel};
+use tunnel_api::rpc::v1::OpenTunnelRequest;
 use tunnel_backends::{ports::PortRange, process, sockets};
 use tunnel_server::{Config, Running};
 use tunnel_tests::{
@@ -21,8 +22,11 @@ use tunnel_tests::{
     server::{listen_on, ports, server_with},
 };
 
+use crate::alone;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_agents_that_lose_their_server_are_back_soon_and_calls_are_answered_meanwhile() {
+    let _alone = alone().await;
     process::raise_descriptor_limit();
     let (listen, public) = (*ports(1).start(), ports(AGENTS as u16 + 1));
     let start = async || {
@@ -72,6 +76,7 @@ async fn until_online(mut state: tokio::sync::watch::Receiver<AgentState>) {
 /// they come least of all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_bad_clients_at_once_disturb_no_other_tunnel() {
+    let _alone = alone().await;
     within(async {
         process::raise_descriptor_limit();
         for backend in ["tcp", "mux"] {
@@ -143,6 +148,7 @@ async fn echo(server: &Running, backend: &str) -> SocketAddr {
 /// Agents that knock and then say nothing, say it slowly, or hang up: on the one port, and on the ports of `tcp` tunnels.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hundreds_of_bad_agents_disturb_no_other_tunnel() {
+    let _alone = alone().await;
     within(async {
         process::raise_descriptor_limit();
         let server = server_with(|_| {}).await;
@@ -150,7 +156,7 @@ async fn hundreds_of_bad_agents_disturb_no_other_tunnel() {
         let agent = Agent::connect(&server.url()).await.expect("a server");
         let mux = agent.open(Tunnel::tcp().backend("mux")).await.expect("a tunnel");
         let mut rpc = tunnel_tests::server::rpc(&server).await;
-        let dialled = crate::rpc::open(&mut rpc).await;
+        let dialled = rpc.open_tunnel(OpenTunnelRequest::default()).await.expect("a tunnel").into_inner();
         let crowd = async {
             let mut crowd = Vec::new();
             for number in 0..500_usize {

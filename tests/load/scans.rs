@@ -26,8 +26,11 @@ use tunnel_tests::{
     server::{ports, server_with},
 };
 
+use crate::alone;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stranger_who_scans_the_dial_in_range_is_never_paired_and_hears_nothing() {
+    let _alone = alone().await;
     within(async {
         let range = ports(300);
         let server = server_with(|config| config.ports.dial_in = PortRange::Between(range.clone())).await;

@@ -24,14 +24,17 @@ use tunnel_tests::{
     server::ports,
 };
 
+use crate::{SERVER, alone};
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_left_of_a_days_comings_and_goings() {
+    let _alone = alone().await;
     let (public, dial_in) = (ports(100), ports(100));
     let place = tempfile::tempdir().expect("a directory");
     let config = place.path().join("config.toml");
     let range = |ports: &std::ops::RangeInclusive<u16>| format!("{}-{}", ports.start(), ports.end());
     std::fs::write(&config, CONFIG.replace("PUBLIC", &range(&public)).replace("DIAL_IN", &range(&dial_in))).unwrap();
-    let mut server = ServerProcess::start(env!("CARGO_BIN_EXE_tested-server"), &config).await;
+    let mut server = ServerProcess::start(SERVER, &config).await;
     // What comes once and stays: whatever is made at the first use.
     churn(&server, Duration::from_secs(1)).await;
     let before = left(&mut server).await;
