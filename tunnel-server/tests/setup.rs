@@ -129,3 +129,22 @@ fn init_never_writes_over_anything_and_needs_a_certificate_for_others() {
     assert!(code == Some(1) && said.contains("--self-signed") && said.contains("tls_terminated_by"), "{said}");
     assert_eq!(fs::read_dir(elsewhere.path()).expect("a directory").count(), 0);
 }
+
+#[test]
+fn init_takes_no_certificate_that_the_server_could_not_use() {
+    let here = directory();
+    run(here.path(), &["init", "first", "--self-signed"]);
+    run(here.path(), &["init", "second", "--self-signed"]);
+    let init = |certificate, key| {
+        let args = ["init", "etc", "--host", "tunnels.example", "--certificate", certificate, "--key", key];
+        run(here.path(), &args)
+    };
+    for (certificate, key) in [("nowhere.pem", "first/key.pem"), ("first/cert.pem", "second/key.pem")] {
+        let (code, command, said) = init(certificate, key);
+        assert_eq!((code, command.as_str()), (Some(78), ""), "{said}");
+        assert!(said.contains(".pem"), "{said}");
+        assert!(!here.path().join("etc").exists(), "{said}");
+    }
+    let (code, _, said) = init("first/cert.pem", "first/key.pem");
+    assert_eq!(code, Some(0), "{said}");
+}

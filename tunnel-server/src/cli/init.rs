@@ -27,6 +27,13 @@ pub(crate) fn run(init: &Init) -> anyhow::Result<()> {
         );
     }
     let directory = &init.directory;
+    let config_path = directory.join("tunnel-server.toml");
+    let config = config(init, host.as_ref())?;
+    let parsed = Config::parse(&config, &config_path)?;
+    // What somebody else made may be wrong; what we make is not there yet.
+    if init.certificate.is_some() {
+        Config { credentials: None, ..parsed }.check_files()?;
+    }
     fs::create_dir_all(directory).with_context(|| format!("{}: cannot be made", directory.display()))?;
     let files = ["tunnel-server.toml", "credentials.toml", "cert.pem", "key.pem"].map(str::to_owned);
     let token_file = format!("{}.token", init.name);
@@ -35,9 +42,6 @@ pub(crate) fn run(init: &Init) -> anyhow::Result<()> {
     }
 
     let fingerprint = init.self_signed.then(|| self_sign(directory, host.as_ref())).transpose()?;
-    let config_path = directory.join("tunnel-server.toml");
-    let config = config(init, host.as_ref(), fingerprint.is_some())?;
-    Config::parse(&config, &config_path)?;
     private::create(&config_path, config.as_bytes()).with_context(|| said(&config_path))?;
     private::create_directory(&directory.join("state")).context("state: cannot be made")?;
     let everybody = ["0.0.0.0/0", "::/0"].map(|net| net.parse().expect("a network"));
@@ -107,7 +111,7 @@ fn self_sign(directory: &Path, host: Option<&Host>) -> anyhow::Result<Fingerprin
     Ok(Fingerprint::of(certificate.der()))
 }
 
-fn config(init: &Init, host: Option<&Host>, is_self_signed: bool) -> anyhow::Result<String> {
+fn config(init: &Init, host: Option<&Host>) -> anyhow::Result<String> {
     let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8010));
     let own = SocketAddr::from((Ipv4Addr::LOCALHOST, 8010));
     let listen = init.listen.unwrap_or(if host.is_some() { any } else { own });
@@ -120,7 +124,7 @@ fn config(init: &Init, host: Option<&Host>, is_self_signed: bool) -> anyhow::Res
     );
     let files = match (&init.certificate, &init.key) {
         (Some(certificate), Some(key)) => Some((quoted(&absolute(certificate)?)?, quoted(&absolute(key)?)?)),
-        _ if is_self_signed => Some(("\"cert.pem\"".to_owned(), "\"key.pem\"".to_owned())),
+        _ if init.self_signed => Some(("\"cert.pem\"".to_owned(), "\"key.pem\"".to_owned())),
         _ => None,
     };
     if let Some((certificate, key)) = files {
