@@ -53,7 +53,7 @@ impl Credentials {
     /// Reads and checks credentials; `path` is where they are said to come from.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let malformed = |message: String| ConfigError::Malformed { path: path.to_owned(), message };
-        let file: File = toml::from_str(text).map_err(|error| malformed(error.to_string().trim_end().to_owned()))?;
+        let file: File = toml::from_str(text).map_err(|error| malformed(without_the_line(&error, text)))?;
         let all: Vec<_> = file
             .token
             .into_iter()
@@ -261,6 +261,14 @@ fn credential(
     Ok(Credential { id: CredentialId::new(id), owner: Owner::new(owner.0), told_by, expires, grants, limits })
 }
 
+/// What is wrong and where. The line itself is not shown, as it is for a config: a token may have got into it by mistake, and a
+/// running server writes this into its log.
+fn without_the_line(error: &toml::de::Error, text: &str) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let place = before.map(|before| format!("line {}: ", before.matches('\n').count() + 1));
+    format!("{}{}", place.unwrap_or_default(), error.message().trim_end())
+}
+
 /// An owner's name: of the characters that tunnels' names have, but for the slash, which parts owners from names.
 #[derive(Debug)]
 struct OwnerName(String);
@@ -374,7 +382,20 @@ mod tests {
         ] {
             let refusal = parse(text).expect_err(text);
             assert!(refusal.starts_with("c.toml: ") && refusal.contains(part), "{text:?} gave {refusal:?}");
-            assert!(!refusal.contains(one.expose()));
+        }
+    }
+
+    #[test]
+    fn a_token_that_got_into_the_file_is_not_repeated() {
+        let secret = Token::generate();
+        let token = secret.expose();
+        for text in [
+            &*format!("\n[[token]]\nid = 'a'\nowner = 'alice'\nhash = '{token}'"),
+            &format!("\n[[token]]\nid = 'a'\nowner = 'alice'\ntoken = '{token}'"),
+            &format!("\n\n\n\n{token}"),
+        ] {
+            let refusal = parse(text).unwrap_err();
+            assert!(refusal.starts_with("c.toml: line 5: ") && !refusal.contains(token), "{refusal}");
         }
     }
 }
