@@ -110,10 +110,10 @@ impl Credentials {
         self.all.iter().filter(|credential| is_it(&credential.told_by)).find(|credential| credential.is_good(now))
     }
 
-    /// The credential of a certificate that was verified already: by its fingerprint, or by its names, which must not
-    /// belong to several owners.
+    /// The credential of a certificate that was verified already and has not expired since: by its fingerprint, or by its
+    /// names, which must not belong to several owners.
     pub(super) fn by_certificate(&self, certificate: &[u8], now: SystemTime) -> Option<&Credential> {
-        let (fingerprint, names) = (Fingerprint::of(certificate), certificate::names(certificate));
+        let (fingerprint, names) = (Fingerprint::of(certificate), certificate::names(certificate, now)?);
         let good = || self.all.iter().filter(|credential| credential.is_good(now));
         let exact = good().find(|it| matches!(it.told_by, ToldBy::Fingerprint(known) if known == fingerprint));
         if exact.is_some() {
