@@ -98,9 +98,11 @@ impl Credentials {
         self.all.iter()
     }
 
-    /// The credential of that id, if it is good now.
-    pub(super) fn by_id(&self, id: &CredentialId, now: SystemTime) -> Option<&Credential> {
-        self.all.iter().find(|credential| credential.id == *id && credential.is_good(now))
+    /// The credential of that id, if it is good now and still this owner's: an entry that was given to somebody else is another
+    /// credential.
+    pub(super) fn by_id(&self, id: &CredentialId, owner: &Owner, now: SystemTime) -> Option<&Credential> {
+        let is_it = |credential: &&Credential| credential.id == *id && credential.owner == *owner;
+        self.all.iter().filter(is_it).find(|credential| credential.is_good(now))
     }
 
     /// Looks at all of them, whichever it is.

@@ -21,13 +21,14 @@ pub(crate) async fn enforce(keyring: Arc<Keyring>, tunnels: Arc<Tunnels>, quotas
     loop {
         allot(&keyring, &quotas);
         let good = good_ones(&mut current);
-        let gone = before.iter().filter(|(id, _)| !good.contains_key(*id));
+        let gone = before.iter().filter(|(id, owner)| good.get(*id) != Some(*owner));
         // How many tunnels close with each.
         let closing: BTreeMap<_, usize> =
             gone.map(|(id, owner): (&CredentialId, &Owner)| ((owner.clone(), Some(id.clone())), 0)).collect();
         let closing = Mutex::new(closing);
         let is_revoked = |owner: &Owner, credential: Option<&CredentialId>| {
-            let is_good = credential.is_some_and(|id| good.contains_key(id) || id.as_str() == CredentialId::PROCESS);
+            let is_good =
+                credential.is_some_and(|id| good.get(id) == Some(owner) || id.as_str() == CredentialId::PROCESS);
             if !is_good {
                 let mut closing = closing.lock().unwrap_or_else(PoisonError::into_inner);
                 *closing.entry((owner.clone(), credential.cloned())).or_default() += 1;
