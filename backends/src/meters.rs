@@ -1,7 +1,7 @@
 //! What a server counts of itself, for whoever collects metrics. One for each server; its parts count into it.
 //!
 //! Nothing here is on the way of users' bytes: those are counted by the relay, and summed up when somebody asks
-//! ([`scrape`](self::scrape)). Labels have few values, all known beforehand and there from the start, so that a count of
+//! (`scrape`). Labels have few values, all known beforehand and there from the start, so that a count of
 //! nothing reads 0; names, ids, hosts and addresses are never labels.
 
 mod scrape;

@@ -7,19 +7,24 @@ use tokio::net::TcpStream;
 use tonic::{Code, Status, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tunnel_api::{
-    Caller, OpenTunnel, TunnelBackend,
-    rpc::v1::{
-        CloseReason, CloseTunnelRequest, GetTunnelAddressRequest, ListTunnelsRequest, OpenTunnelRequest,
-        WatchTunnelsRequest, client::TunnelClient, close_tunnel_request::Tunnel, watch_tunnels_response::Event,
+    Caller, OpenTunnel, TunnelBackend, TunnelError,
+    rpc::{
+        self, Connect,
+        v1::{
+            CloseReason, CloseTunnelRequest, GetTunnelAddressRequest, ListTunnelsRequest, OpenTunnelRequest,
+            WatchTunnelsRequest, client::TunnelClient, close_tunnel_request::Tunnel, watch_tunnels_response::Event,
+        },
     },
+    tls::{ClientCertificate, ClientTls},
 };
 use tunnel_backends::ports::PortRange;
 use tunnel_server::{Running, auth::Token};
 use tunnel_tests::{
+    certificates::Certificates,
     client::{Ended, at, get, hear_out},
     credentials::{Authorized, Bearer, CredentialsFile, rpc_as},
     limit::within,
-    server::{channel, pool, rpc, server_with},
+    server::{self, channel, pool, server_with},
 };
 
 async fn server_for(file: &CredentialsFile) -> Running {
@@ -55,7 +60,7 @@ async fn whoever_has_no_good_credentials_gets_the_same_refusal_for_every_call() 
             refusals.push(rpc.open_tunnel(OpenTunnelRequest::default()).await.unwrap_err());
             refusals.push(rpc.get_tunnel_address(GetTunnelAddressRequest { uri: uri.clone() }).await.unwrap_err());
         }
-        let mut rpc = rpc(&server).await;
+        let mut rpc = server::rpc(&server).await;
         refusals.push(rpc.open_tunnel(OpenTunnelRequest::default()).await.unwrap_err());
         refusals.push(rpc.list_tunnels(ListTunnelsRequest::default()).await.unwrap_err());
         refusals.push(rpc.watch_tunnels(WatchTunnelsRequest::default()).await.unwrap_err());
@@ -281,6 +286,100 @@ async fn the_process_itself_needs_no_credentials() {
         let file = CredentialsFile::new();
         let server = server_for(&file).await;
         server.backend().open_tunnel(&Caller::embedded(), OpenTunnel::default()).await.unwrap();
+    })
+    .await;
+}
+
+/// What stands in the credentials file of somebody who shows a certificate.
+fn certificate(id: &str, owner: &str, told_by: &str) -> String {
+    format!(
+        "\n[[certificate]]\nid = '{id}'\nowner = '{owner}'\n{told_by}\n\
+         [certificate.grants]\nbackends = ['*']\nclients = ['0.0.0.0/0', '::/0']\n"
+    )
+}
+
+/// A call by TLS, with a certificate and with a token, if there are any; gives the refusal, or whose tunnel it was.
+async fn call(
+    server: &Running,
+    certificates: &Certificates,
+    shown: Option<ClientCertificate>,
+    token: Option<&Token>,
+) -> Result<String, TunnelError> {
+    let connect = Connect::to(server.url()).tls(ClientTls::new(certificates.trust(), shown));
+    let connect = match token {
+        Some(token) => connect.token(rpc::Token::value(token.expose()).unwrap()),
+        None => connect,
+    };
+    let remote = connect.connect().await.expect("it answers");
+    let us = Caller::embedded();
+    let request = OpenTunnel { name: Some("whose".parse().unwrap()), ..OpenTunnel::default() };
+    let opened = remote.open_tunnel(&us, request).await?;
+    Ok(opened.id.to_string())
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_as_good_as_a_token_and_never_makes_up_for_a_forged_one() {
+    within(async {
+        let (file, certificates) = (CredentialsFile::new(), Certificates::new());
+        for name in ["build", "pinned", "stranger"] {
+            certificates.issue(name, &[&format!("{name}.example")]);
+        }
+        let (alice, bob) = (file.add("alice"), file.add("bob"));
+        let pinned = format!("fingerprint = '{}'", certificates.fingerprint("pinned"));
+        let entries =
+            certificate("c-build", "alice", "subject = 'Build.example'") + &certificate("c-pin", "bob", &pinned);
+        let text = std::fs::read_to_string(file.path()).unwrap();
+        std::fs::write(file.path(), text + &entries).unwrap();
+        let server = server_with(|config| {
+            certificates.serve(config);
+            config.tls.as_mut().unwrap().client_ca = Some(certificates.path("ca.pem"));
+            config.credentials = Some(file.path());
+        })
+        .await;
+        let shown = |name: &str| Some(certificates.client(name));
+        let call = async |shown, token: Option<&Token>| call(&server, &certificates, shown, token).await;
+
+        // Given whose is whose by their tokens: the same name gives the same tunnel.
+        let (alices, bobs) = (call(None, Some(&alice)).await.unwrap(), call(None, Some(&bob)).await.unwrap());
+        assert_eq!(call(shown("build"), None).await.unwrap(), alices);
+        assert_eq!(call(shown("pinned"), None).await.unwrap(), bobs);
+        assert_eq!(call(shown("build"), Some(&alice)).await.unwrap(), alices);
+        assert_eq!(call(shown("stranger"), Some(&alice)).await.unwrap(), alices);
+
+        let forged = Token::generate();
+        for (shown, token) in [
+            (shown("build"), Some(&bob)),
+            (shown("build"), Some(&forged)),
+            (shown("stranger"), None),
+            (shown("stranger"), Some(&forged)),
+            (None, None),
+        ] {
+            let refused = call(shown, token).await.unwrap_err();
+            assert!(matches!(refused, TunnelError::Unauthenticated { .. }), "{refused:?}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_authority_is_nobodys() {
+    within(async {
+        let (file, certificates, others) = (CredentialsFile::new(), Certificates::new(), Certificates::new());
+        others.issue("build", &["build.example"]);
+        std::fs::write(file.path(), certificate("c-build", "alice", "subject = 'build.example'")).unwrap();
+        let server = server_with(|config| {
+            certificates.serve(config);
+            config.tls.as_mut().unwrap().client_ca = Some(certificates.path("ca.pem"));
+            config.credentials = Some(file.path());
+        })
+        .await;
+        let tls = ClientTls::new(certificates.trust(), Some(others.client("build")));
+        let refused = match Connect::to(server.url()).tls(tls).connect().await {
+            // In TLS 1.3 the client has finished before the server looks at its certificate.
+            Ok(remote) => remote.open_tunnel(&Caller::embedded(), OpenTunnel::default()).await.is_err(),
+            Err(_) => true,
+        };
+        assert!(refused);
     })
     .await;
 }

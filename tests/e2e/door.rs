@@ -211,6 +211,40 @@ async fn an_http_2_connection_that_falls_silent_goes_when_its_time_is_up() {
     .await;
 }
 
+/// hyper's limit does nothing without a timer.
+#[tokio::test]
+async fn an_http_1_connection_that_asks_no_more_goes_when_its_time_is_up() {
+    within(async {
+        let server = server_with(|config| config.door.idle = Duration::from_millis(300)).await;
+        for rest in ["", "GET / HTTP/1.1\r\nhost: h"] {
+            let start = Instant::now();
+            let heard = say(&server, format!("GET / HTTP/1.1\r\nhost: h\r\n\r\n{rest}").as_bytes()).await;
+            assert!(heard.starts_with(b"HTTP/1.1 200"), "{:?}", String::from_utf8_lossy(&heard));
+            assert!(start.elapsed() < Duration::from_secs(5), "{rest:?}: {:?}", start.elapsed());
+        }
+    })
+    .await;
+}
+
+/// tonic leaves hyper's defaults out, and then there are none.
+#[tokio::test]
+async fn what_an_http_2_client_may_ask_for_is_said_at_once() {
+    within(async {
+        let server = server().await;
+        let mut socket = TcpStream::connect(server.addr()).await.unwrap();
+        socket.write_all(&[PREFACE, &EMPTY_SETTINGS].concat()).await.unwrap();
+        let (kind, _, payload) = read_frame(&mut socket).await.unwrap();
+        assert_eq!(kind, SETTINGS);
+        let setting = |one: &[u8]| (one[1], u32::from_be_bytes([one[2], one[3], one[4], one[5]]));
+        let settings: Vec<_> = payload.chunks(6).map(setting).collect();
+        // RFC 9113, 6.5.2: streams at once, a stream's window, and a head.
+        for said in [(3, 100), (4, 64 * 1024), (6, 16 * 1024)] {
+            assert!(settings.contains(&said), "{said:?} is not in {settings:?}");
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_request_head_that_is_too_long_is_refused() {
     within(async {

@@ -27,7 +27,6 @@ mod composition;
 mod credentials;
 mod door;
 mod draining;
-mod floods;
 mod imports;
 mod limits;
 mod long_paths;

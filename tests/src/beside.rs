@@ -34,9 +34,22 @@ impl GoodClient {
     /// # Panics
     /// If it is not served.
     pub async fn come(addr: SocketAddr, token: &str) -> Self {
+        Self::come_with(addr, token, OpenTunnelRequest::default()).await
+    }
+
+    /// The same, with a tunnel at this public port.
+    ///
+    /// # Panics
+    /// If it is not served.
+    pub async fn come_to(addr: SocketAddr, token: &str, port: u16) -> Self {
+        let address = format!("tcp://:{port}");
+        Self::come_with(addr, token, OpenTunnelRequest { address, ..OpenTunnelRequest::default() }).await
+    }
+
+    async fn come_with(addr: SocketAddr, token: &str, request: OpenTunnelRequest) -> Self {
         let token = Bearer::new(token);
         let mut kept = connect(addr, &token).await;
-        let request = OpenTunnelRequest { backend: "tcp".to_owned(), ..OpenTunnelRequest::default() };
+        let request = OpenTunnelRequest { backend: "tcp".to_owned(), ..request };
         let opened = kept.open_tunnel(request).await.expect("a tunnel").into_inner();
         let agent = TcpStream::connect(at(&opened.uri)).await.expect("a dial-in");
         let client = TcpStream::connect(at(&opened.address)).await.expect("a client");

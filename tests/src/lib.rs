@@ -1,4 +1,4 @@
-//! What the end-to-end tests share. The tests are in `e2e/`, one file a promise; `bin/oracle.rs` plays the [`oracle`]
+//! What the end-to-end tests share. The tests are in `e2e/`, one file a promise, and in `load/`; `bin/oracle.rs` plays the [`oracle`]
 //! against a server and an agent that run elsewhere; `bin/tested-server.rs` is a [`process`] of its own for tests to measure.
 
 pub mod beside;

@@ -8,14 +8,16 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
+    process::{Child, ChildStdin, ChildStdout, Command},
 };
 
 /// A server in a process of its own; it is killed when this is dropped.
 #[derive(Debug)]
 pub struct ServerProcess {
     child: Child,
+    questions: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
     addr: SocketAddr,
 }
 
@@ -45,9 +47,10 @@ impl ServerProcess {
             .kill_on_drop(true)
             .spawn()
             .expect("a shell");
-        let stdout = child.stdout.take().expect("its stdout is a pipe");
-        let line = BufReader::new(stdout).lines().next_line().await.expect("a line").expect("where it listens");
-        Self { child, addr: line.parse().expect("an address") }
+        let questions = child.stdin.take().expect("its stdin is a pipe");
+        let mut answers = BufReader::new(child.stdout.take().expect("its stdout is a pipe")).lines();
+        let line = answers.next_line().await.expect("a line").expect("where it listens");
+        Self { child, questions, answers, addr: line.parse().expect("an address") }
     }
 
     /// Its one port.
@@ -77,6 +80,16 @@ impl ServerProcess {
     /// If it is gone.
     pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.id())).expect("it runs").count()
+    }
+
+    /// How many tasks it has.
+    ///
+    /// # Panics
+    /// If it is gone.
+    pub async fn tasks(&mut self) -> usize {
+        self.questions.write_all(b"?\n").await.expect("it runs");
+        let answer = self.answers.next_line().await.expect("a line").expect("it runs");
+        answer.parse().expect("a number")
     }
 
     /// The processor time it has used so far.

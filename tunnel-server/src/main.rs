@@ -102,11 +102,15 @@ fn tell_service_manager(state: &[NotifyState<'_>]) {
 fn greet(server: &Running) {
     let url = server.url();
     eprintln!("tunnel-server listens on {}", server.addr());
-    eprintln!("  try   tunnel tcp 127.0.0.1:3000 --server {url}");
+    let (token, header) = match server.wants_credentials() {
+        true => (" --token-file FILE", "-H \"authorization: Bearer $(cat FILE)\" "),
+        false => ("", ""),
+    };
+    eprintln!("  try   tunnel tcp 127.0.0.1:3000 --server {url}{token}");
     let plain = url.strip_prefix("http://");
     let (flag, host) = (if plain.is_some() { "-plaintext " } else { "" }, plain.unwrap_or(&url));
     let host = host.trim_start_matches("https://");
-    eprintln!("  or    grpcurl {flag}-d '{{}}' {host} tunnel.v1.Tunnel/OpenTunnel");
+    eprintln!("  or    grpcurl {flag}{header}-d '{{}}' {host} tunnel.v1.Tunnel/OpenTunnel");
     if let Some(admin) = server.admin_addr() {
         eprintln!("  see   http://{admin}/metrics");
     }

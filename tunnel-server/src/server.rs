@@ -149,6 +149,11 @@ impl Running {
         format!("{scheme}://{addr}")
     }
 
+    /// Whether callers need credentials.
+    pub fn wants_credentials(&self) -> bool {
+        self.keyring.is_some()
+    }
+
     /// Where `/metrics`, `/healthz` and `/readyz` answer, if anywhere.
     pub fn admin_addr(&self) -> Option<SocketAddr> {
         self.admin.as_ref().map(Admin::addr)

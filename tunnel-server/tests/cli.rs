@@ -209,6 +209,44 @@ async fn said(stderr: &mut BufReader<ChildStderr>, part: &str) -> String {
     said
 }
 
+/// Until then what runs goes on, for as long as `drain` says.
+#[tokio::test]
+async fn a_second_signal_ends_at_once_what_still_runs() {
+    let (mut child, mut stderr, addr) = start(server(&["--listen", "127.0.0.1:0"])).await;
+    let backend = RemoteBackend::connect(&format!("http://{addr}")).await.unwrap();
+    let tunnel = backend.open_tunnel(&Caller::embedded(), OpenTunnel::default()).await.unwrap();
+    let mut agent = TcpStream::connect((tunnel.uri.host().to_string(), tunnel.uri.port())).await.unwrap();
+    let mut client = TcpStream::connect(tunnel.address.authority()).await.unwrap();
+    let pid = child.id().unwrap().to_string();
+    let terminate = || Command::new("kill").args(["-TERM", &pid]).status();
+
+    client.write_all(b"before").await.unwrap();
+    agent.read_exact(&mut [0; 6]).await.unwrap();
+    terminate().await.unwrap();
+    said(&mut stderr, "stopping").await;
+    client.write_all(b"after").await.unwrap();
+    agent.read_exact(&mut [0; 5]).await.unwrap();
+    terminate().await.unwrap();
+
+    let status = timeout(Duration::from_secs(5), child.wait()).await.expect("an end in time").unwrap();
+    assert_eq!(status.code(), Some(0));
+    let heard = client.read(&mut [0]).await.map_err(|error| error.kind());
+    assert_eq!(heard, Err(std::io::ErrorKind::ConnectionReset));
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_pool_within_the_kernels_own_range_is_warned_of() {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+    let first: u16 = range.split_whitespace().next().unwrap().parse().unwrap();
+    let pool = format!("[ports]\ndial_in = \"{first}-{}\"\n", first + 10);
+    let config = file("overlap.toml", &format!("listen = \"127.0.0.1:0\"\n{pool}"));
+    let mut child = server(&["--config", config.to_str().unwrap()]).spawn().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let line = said(&mut stderr, "overlaps").await;
+    assert!(line.contains("ports.dial_in") && line.contains("ip_local_port_range"), "{line}");
+}
+
 #[tokio::test]
 async fn on_sighup_it_says_what_it_could_not_change() {
     let config = file("hup.toml", "listen = \"127.0.0.1:0\"\n");

@@ -12,12 +12,16 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{replay::Replay, sockets};
 
-/// The connection under a session. It counts what is heard, because silence is measured there and not in frames.
+/// The connection under a session. It counts what is heard, because silence is measured there and not in frames. And sessions
+/// take turns: `h2` reads as long as there is something, up to a megabyte, which is a hundred thousand PINGs, and others have
+/// to wait meanwhile.
 #[derive(Debug)]
 pub(super) struct Wire {
     io: Replay,
     heard: Arc<Heard>,
     frames: Frames,
+    /// Frames since others had their turn.
+    turn: u64,
 }
 
 /// What has been heard on a connection. It only grows.
@@ -50,9 +54,9 @@ struct Frames {
 }
 
 impl Frames {
-    /// Counts the small DATA frames that begin in these bytes.
-    fn count_small(&mut self, mut bytes: &[u8]) -> u64 {
-        let mut small = 0;
+    /// Counts the frames that begin in these bytes, and those of them that are small DATA frames.
+    fn count(&mut self, mut bytes: &[u8]) -> (u64, u64) {
+        let (mut all, mut small) = (0, 0);
         while !bytes.is_empty() {
             if self.skip > 0 {
                 let skipped = self.skip.min(bytes.len());
@@ -65,14 +69,18 @@ impl Frames {
             if self.have == self.header.len() {
                 let [a, b, c, kind, ..] = self.header;
                 (self.have, self.skip) = (0, usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c));
+                all += 1;
                 small += u64::from(kind == DATA && self.skip < SMALL);
             }
         }
-        small
+        (all, small)
     }
 }
 
 const DATA: u8 = 0;
+
+/// Frames, before others have their turn. Of bulk it is a megabyte, so it costs nothing there.
+const TURN: u64 = 64;
 
 /// A frame's own cost in memory is about this.
 const SMALL: usize = 256;
@@ -96,7 +104,7 @@ impl Wire {
 
     fn new(io: Replay, before_frames: usize) -> Self {
         sockets::keep_little_unsent(io.socket());
-        Self { io, heard: Arc::default(), frames: Frames { header: [0; 9], have: 0, skip: before_frames } }
+        Self { io, heard: Arc::default(), frames: Frames { header: [0; 9], have: 0, skip: before_frames }, turn: 0 }
     }
 
     pub(super) fn heard(&self) -> Arc<Heard> {
@@ -106,11 +114,19 @@ impl Wire {
 
 impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let turn = std::mem::take(&mut self.turn);
+        if turn >= TURN {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
         let read = &buf.filled()[before..];
         self.heard.bytes.fetch_add(read.len() as u64, Ordering::Relaxed);
-        let small = self.frames.count_small(read);
+        let (all, small) = self.frames.count(read);
+        if polled.is_ready() {
+            self.turn = turn + all;
+        }
         if small > 0 {
             self.heard.small_frames.fetch_add(small, Ordering::Relaxed);
         }
@@ -146,7 +162,29 @@ impl AsyncWrite for Wire {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpStream;
+
     use super::*;
+    use crate::link::Link;
+
+    #[tokio::test]
+    async fn others_have_their_turn_however_much_has_come() {
+        let listener = sockets::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let pings = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8].repeat(100_000);
+        let mut wire = Wire::new(Replay::new(pings.into(), Link::Plain(socket)), 0);
+        let heard = wire.heard();
+        let mut space = vec![0; 8 * 1024];
+        for turns in 1..=3 {
+            // As h2 does: it reads until there is nothing more.
+            std::future::poll_fn(|cx| {
+                while Pin::new(&mut wire).poll_read(cx, &mut ReadBuf::new(&mut space)).is_ready() {}
+                Poll::Ready(())
+            })
+            .await;
+            assert!((1..=turns * 10 * 1024).contains(&heard.bytes()), "{} bytes in {turns} turns", heard.bytes());
+        }
+    }
 
     #[test]
     fn small_frames_are_counted_however_they_arrive() {
@@ -159,7 +197,7 @@ mod tests {
             [frame(DATA, 1), frame(4, 6), frame(DATA, 300), frame(DATA, 0), frame(DATA, 255), frame(1, 2)].concat();
         for pieces in [1, 2, 5, 9, 10, all.len()] {
             let mut frames = Frames { header: [0; 9], have: 0, skip: 0 };
-            let counted: u64 = all.chunks(pieces).map(|piece| frames.count_small(piece)).sum();
+            let counted: u64 = all.chunks(pieces).map(|piece| frames.count(piece).1).sum();
             assert_eq!(counted, 3, "in pieces of {pieces}");
         }
     }

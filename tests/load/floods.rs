@@ -3,9 +3,11 @@
 
 use std::{net::SocketAddr, path::PathBuf, thread, time::Duration};
 
-use futures_util::future::join_all;
-use rcgen::{CertificateParams, KeyPair};
-use tempfile::TempDir;
+use base64::{Engine, prelude::BASE64_STANDARD};
+use futures_util::{
+    FutureExt,
+    future::{join, join_all},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy, sink, split},
     net::TcpStream,
@@ -14,9 +16,13 @@ use tokio::{
 };
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
-use tunnel_api::tls::{ClientTls, Fingerprint, Trust};
+use tunnel_api::{
+    rpc::v1::{OpenTunnelRequest, client::TunnelClient},
+    tls::ClientTls,
+};
 use tunnel_tests::{
     beside::GoodClient,
+    certificates::Certificates,
     credentials::CredentialsFile,
     frames::{
         CONTINUATION, DATA, END_HEADERS, GOAWAY, HEADERS, PING, PRIORITY, RST_STREAM, SETTINGS, WINDOW_UPDATE, block,
@@ -27,12 +33,17 @@ use tunnel_tests::{
     server::{channel, server},
 };
 
+use crate::{SERVER, alone};
+
 /// Whoever has no credentials gets next to nothing, by whichever way.
 #[tokio::test]
 async fn floods_of_every_kind_by_strangers_cost_next_to_nothing() {
+    let _alone = alone().await;
     let place = Place::new();
     let token = place.credentials.add("alice");
-    let server = ServerProcess::start(SERVER, &place.config("credentials = 'credentials.toml'")).await;
+    let server =
+        ServerProcess::start(SERVER, &place.config(&format!("credentials = '{}'", place.credentials.path().display())))
+            .await;
     let used = suffer(&server, token.expose(), &[Transport::Plain, place.tls()]).await;
     assert!(used < 0.5, "floods cost {used:.2} processors");
 }
@@ -40,15 +51,89 @@ async fn floods_of_every_kind_by_strangers_cost_next_to_nothing() {
 /// Whoever is served may ask for more, and does not get all there is.
 #[tokio::test]
 async fn floods_of_every_kind_by_those_who_are_served_disturb_nobody() {
+    let _alone = alone().await;
     let place = Place::new();
     let server = ServerProcess::start(SERVER, &place.config("")).await;
     let used = suffer(&server, "anybody", &[Transport::Plain]).await;
     println!("floods cost {used:.2} processors");
 }
 
+/// Whoever may open a tunnel may also let loose an agent for it.
+#[tokio::test]
+async fn floods_by_agents_disturb_nobody() {
+    let _alone = alone().await;
+    let place = Place::new();
+    let server = ServerProcess::start(SERVER, &place.config("")).await;
+    let mut good = GoodClient::come(server.addr(), "anybody").await;
+    let ((), before) = good.beside(sleep(BEFORE)).await;
+    let mut rpc = TunnelClient::connect(server.url()).await.expect("a connection");
+    let request = OpenTunnelRequest { backend: "mux".to_owned(), ..OpenTunnelRequest::default() };
+    let opened = rpc.open_tunnel(request).await.expect("a tunnel").into_inner();
+
+    let (end, ended) = oneshot::channel();
+    let knock = knock_at(&opened.uri);
+    let addr = server.addr();
+    let floods = thread::spawn(move || {
+        let _ = end.send(all_agents(addr, &knock));
+    });
+    let ((said, used), beside) = good.beside(server.watch(ended)).await;
+    floods.join().expect("floods end");
+    println!("before: {before}\nbeside: {beside}{used:?}; {:?} KiB", said.expect("floods end"));
+    assert!(beside.p99() < before.p99() * 3 + Duration::from_secs(1), "before: {before}; beside: {beside}");
+}
+
+/// The request by which an agent comes in.
+fn knock_at(uri: &str) -> Vec<u8> {
+    let (credentials, _) = uri.strip_prefix("ptth://").and_then(|rest| rest.split_once('@')).expect("a PTTH URI");
+    let knock = String::from_utf8(KNOCK.to_vec()).expect("text");
+    knock.replace("dC0xOndyb25n", &BASE64_STANDARD.encode(credentials)).into_bytes()
+}
+
+/// Four of each kind; gives what was said.
+#[tokio::main(flavor = "current_thread")]
+async fn all_agents(addr: SocketAddr, knock: &[u8]) -> Vec<usize> {
+    let end = Instant::now() + duration();
+    let floods = [AGENTS; 4].into_iter().flatten().map(async |go_on| {
+        let mut said = 0;
+        let _ = timeout_at(end, flood_as_agent(addr, knock, *go_on, &mut said)).await;
+        said / 1024
+    });
+    join_all(floods).await
+}
+
+async fn flood_as_agent(addr: SocketAddr, knock: &[u8], go_on: Words, said: &mut usize) -> std::io::Result<()> {
+    let (mut hears, mut says) = TcpStream::connect(addr).await?.into_split();
+    says.write_all(&[knock, &frame(SETTINGS, 0, 0, b"")].concat()).await?;
+    let mut nowhere = sink();
+    let hear = copy(&mut hears, &mut nowhere).map(drop);
+    let say = async {
+        // Always the same, and so no work to say.
+        let words = go_on(0).repeat(10);
+        while says.write_all(&words).await.is_ok() {
+            *said += words.len();
+            tokio::task::yield_now().await;
+        }
+    };
+    join(hear, say).await;
+    Ok(())
+}
+
+/// The nth lot.
+type Words = fn(u32) -> Vec<u8>;
+
+/// What an agent's session bears.
+const AGENTS: &[Words] = &[
+    |_| many(|_| frame(PING, 0, 0, &[7; 8])),
+    |_| many(|_| frame(SETTINGS, 0, 0, b"")),
+    |_| many(|_| frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])),
+    |_| many(|_| frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 1])),
+    |_| many(|_| frame(0xbe, 0, 0, b"")),
+];
+
 /// tonic would take 4 MiB, a hundred at once.
 #[tokio::test]
 async fn a_long_message_to_health_is_refused() {
+    let _alone = alone().await;
     within(async {
         let server = server().await;
         let mut health = HealthClient::new(channel(&server).await);
@@ -69,7 +154,7 @@ async fn suffer(server: &ServerProcess, token: &str, transports: &[Transport]) -
     // In a thread of their own, so that they take no turns from the good client.
     let floods = thread::spawn(move || {
         // It matters to nobody if the test has failed meanwhile.
-        let _ = end.send(all_floods(addr, transports));
+        let _ = end.send(all_floods(addr, &transports));
     });
     let ((outcomes, used), beside) = good.beside(server.watch(ended)).await;
     floods.join().expect("floods end");
@@ -79,7 +164,7 @@ async fn suffer(server: &ServerProcess, token: &str, transports: &[Transport]) -
     }
     println!("before: {before}{quiet:?}\nbeside: {beside}{used:?}");
 
-    assert!(beside.p99() < before.p99() * 3 + Duration::from_millis(500), "before: {before}; beside: {beside}");
+    assert!(beside.p99() < before.p99() * 3 + Duration::from_secs(1), "before: {before}; beside: {beside}");
     assert!(used.most_memory < quiet.most_memory + MEMORY, "{} floods: {used:?}, {quiet:?} without", outcomes.len());
     let ((), after) = good.beside(sleep(BEFORE)).await;
     assert!(after.p99() < before.p99() * 3 + Duration::from_millis(200), "before: {before}; after: {after}");
@@ -88,44 +173,35 @@ async fn suffer(server: &ServerProcess, token: &str, transports: &[Transport]) -
 
 /// Every kind by each of these, all at once.
 #[tokio::main(flavor = "current_thread")]
-async fn all_floods(addr: SocketAddr, transports: Vec<Transport>) -> Vec<String> {
+async fn all_floods(addr: SocketAddr, transports: &[Transport]) -> Vec<String> {
     let pairs = KINDS.iter().flat_map(|kind| transports.iter().map(move |transport| (kind, transport)));
     join_all(pairs.map(|(kind, transport)| flood(*kind, transport, addr, duration()))).await
 }
 
 /// Where a server finds its files.
 struct Place {
-    directory: TempDir,
+    certificates: Certificates,
     credentials: CredentialsFile,
-    certificate: rcgen::Certificate,
 }
 
 impl Place {
     fn new() -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
-        let certificate = params.self_signed(&key).expect("a certificate");
-        std::fs::write(directory.path().join("key.pem"), key.serialize_pem()).expect("a file");
-        std::fs::write(directory.path().join("certificate.pem"), certificate.pem()).expect("a file");
-        Self { directory, credentials: CredentialsFile::new(), certificate }
+        Self { certificates: Certificates::new(), credentials: CredentialsFile::new() }
     }
 
     fn config(&self, more: &str) -> PathBuf {
-        let credentials = self.credentials.path().display().to_string();
-        let more = more.replace("credentials.toml", &credentials);
-        let path = self.directory.path().join("server.toml");
-        std::fs::write(&path, CONFIG.replace("MORE", &more)).expect("a file");
+        let path = self.certificates.path("config.toml");
+        std::fs::write(&path, format!("{more}\n{CONFIG}")).expect("a file");
         path
     }
 
     fn tls(&self) -> Transport {
-        Transport::Tls(ClientTls::new(Trust::fingerprint(Fingerprint::of(self.certificate.der())), None))
+        Transport::Tls(ClientTls::new(self.certificates.trust(), None))
     }
 }
 
-const CONFIG: &str = "listen = '127.0.0.1:0'\nMORE\n[ports]\npublic = 0\ndial_in = 0\n\
-                      [tls]\ncertificate = 'certificate.pem'\nkey = 'key.pem'\n[backends.tcp.tcp]\n[backends.mux.mux]\n";
+const CONFIG: &str = "listen = '127.0.0.1:0'\n[ports]\npublic = 0\ndial_in = 0\n[admin]\nlisten = 'off'\n\
+                      [tls]\ncertificate = 'server.pem'\nkey = 'server.key.pem'\n[backends.tcp.tcp]\n[backends.mux.mux]\n";
 
 /// One way of keeping a server busy.
 #[derive(Clone, Copy)]
@@ -134,14 +210,14 @@ struct Kind {
     /// What comes first on a connection.
     begin: fn() -> Vec<u8>,
     /// And then, one after another.
-    go_on: fn(u32) -> Vec<u8>,
+    go_on: Words,
     /// Between them.
     pause: Duration,
     reads: bool,
 }
 
 impl Kind {
-    const fn new(name: &'static str, go_on: fn(u32) -> Vec<u8>) -> Self {
+    const fn new(name: &'static str, go_on: Words) -> Self {
         Self { name, begin: greeting, go_on, pause: Duration::ZERO, reads: true }
     }
 
@@ -295,7 +371,7 @@ impl Transport {
         match self {
             Self::Plain => Ok(Box::new(socket)),
             Self::Tls(tls) => {
-                let host = "localhost".parse().expect("a host");
+                let host = "127.0.0.1".parse().expect("a host");
                 let stream = tls.connect(socket, &host, b"h2").await;
                 Ok(Box::new(stream.map_err(std::io::Error::other)?))
             }
@@ -318,10 +394,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
 fn duration() -> Duration {
     let seconds = std::env::var("FLOODS").ok().and_then(|seconds| seconds.parse().ok());
-    seconds.map_or(Duration::from_secs(3), Duration::from_secs)
+    seconds.map_or(Duration::from_secs(2), Duration::from_secs)
 }
 
-const SERVER: &str = env!("CARGO_BIN_EXE_tested-server");
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 const BEFORE: Duration = Duration::from_secs(1);
 const MANY: u32 = 100;
