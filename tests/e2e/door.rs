@@ -314,6 +314,7 @@ async fn a_proxy_of_ours_says_who_calls_and_nobody_else_does() {
         for (trusted_proxies, pin) in [(vec!["127.0.0.0/8".parse().unwrap()], "192.0.2.9/32"), (vec![], "127.0.0.1/32")]
         {
             let server = server_with(|config| {
+                config.insecure = true;
                 config.trusted_proxies = trusted_proxies;
                 let host: Host = "tunnels.example".parse().unwrap();
                 config.advertise.agents = Some(HostPort { host: host.clone(), port: None });

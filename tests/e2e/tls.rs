@@ -140,6 +140,7 @@ async fn an_agent_that_calls_by_tls_never_dials_in_clear() {
 async fn what_comes_from_a_proxy_that_ends_tls_is_encrypted_and_dials_its_port() {
     within(async {
         let server = server_with(|config| {
+            config.insecure = true;
             config.tls_terminated_by = vec!["127.0.0.0/8".parse().unwrap()];
             config.advertise.agents = Some(HostPort { host: "tunnels.example".parse().unwrap(), port: Some(443) });
         })
