@@ -21,7 +21,8 @@ pub enum Claim {
 /// Remembers for a while whose an address was. Shared by the pools that hand addresses out and by
 /// [`Tunnels`](crate::tunnels::Tunnels), which says what was given up.
 ///
-/// Bounded by the claims there are: one entry of some 150 bytes for each port.
+/// Bounded by the claims there are: one entry of some 150 bytes for each port. And no owner keeps more than [`MOST`] of them from
+/// others, or one that opens and closes tunnels without end would have all ports to itself.
 #[derive(Debug)]
 pub struct Quarantine {
     period: Duration,
@@ -89,7 +90,11 @@ impl Quarantine {
             GivenUpBy::WhoWasGivenIt => (false, None),
         };
         let kept = Kept { owner: owner.clone(), bars_others, until: Some(until), record };
-        self.lock().kept.insert(claim, kept);
+        let mut state = self.lock();
+        state.kept.insert(claim, kept);
+        if bars_others {
+            state.open_oldest_beyond(MOST, owner);
+        }
         Some(until)
     }
 
@@ -101,18 +106,15 @@ impl Quarantine {
         }
         let until = Until { time: until, deadline: Instant::now() + left };
         let kept = Kept { owner: owner.clone(), bars_others: true, until: Some(until), record: Some(record.clone()) };
-        match self.lock().kept.entry(claim) {
+        let mut state = self.lock();
+        match state.kept.entry(claim) {
             // What is held without end is held by a tunnel that is only away.
-            Entry::Occupied(entry) if entry.get().outlasts(&kept) => false,
-            Entry::Occupied(mut entry) => {
-                entry.insert(kept);
-                true
-            }
-            Entry::Vacant(entry) => {
-                entry.insert(kept);
-                true
-            }
+            Entry::Occupied(entry) if entry.get().outlasts(&kept) => return false,
+            Entry::Occupied(mut entry) => drop(entry.insert(kept)),
+            Entry::Vacant(entry) => drop(entry.insert(kept)),
         }
+        state.open_oldest_beyond(MOST, owner);
+        true
     }
 
     /// Nobody else gets it until it is [settled](Self::settle).
@@ -143,6 +145,18 @@ impl Quarantine {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it is held.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Of what this owner has given up and keeps from others, so much stays so: what was given up last.
+    fn open_oldest_beyond(&mut self, most: usize, owner: &Owner) {
+        let barred = self.kept.values_mut().filter(|kept| kept.bars_others && kept.owner == *owner);
+        let mut barred: Vec<_> = barred.filter_map(|kept| Some((kept.until?.deadline, kept))).collect();
+        barred.sort_by_key(|(deadline, _)| std::cmp::Reverse(*deadline));
+        for (_, kept) in barred.into_iter().skip(most) {
+            kept.bars_others = false;
+        }
     }
 }
 
@@ -192,6 +206,9 @@ impl fmt::Display for Barred {
         }
     }
 }
+
+/// Addresses that an owner has given up and that go to no other one yet.
+const MOST: usize = 256;
 
 #[cfg(test)]
 mod tests {
@@ -254,6 +271,33 @@ mod tests {
         assert_eq!((over, next.is_some()), (Vec::new(), true));
         tokio::time::advance(PERIOD).await;
         assert_eq!(quarantine.sweep(), (vec![Forgotten { id, until: long }], None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_gives_up_without_end_keeps_a_few_and_what_is_held_is_not_among_them() {
+        let (alice, bob) = owners();
+        let quarantine = Quarantine::new(PERIOD);
+        quarantine.hold(PORT, &alice);
+        quarantine.give_up(Claim::Port(9), &bob, by_number());
+        let ports: Vec<u16> = (1000..1000 + 3 * MOST as u16).collect();
+        for (number, port) in ports.iter().enumerate() {
+            tokio::time::advance(Duration::from_millis(10)).await;
+            match number % 2 {
+                0 => drop(quarantine.give_up(Claim::Port(*port), &alice, by_number())),
+                _ => {
+                    let until = SystemTime::now() + PERIOD;
+                    assert!(quarantine.keep(Claim::Port(*port), &alice, &"t-1".parse().unwrap(), until));
+                }
+            }
+        }
+        let barred: Vec<u16> =
+            ports.iter().copied().filter(|port| quarantine.bars(&bob, Claim::Port(*port)).is_some()).collect();
+        assert_eq!(barred, ports[2 * MOST..]);
+        assert!(
+            quarantine.is_kept_for(&alice, Claim::Port(ports[0])),
+            "where nobody has taken it, it may have it again"
+        );
+        assert!(quarantine.bars(&bob, PORT).is_some() && quarantine.bars(&alice, Claim::Port(9)).is_some());
     }
 
     #[tokio::test(start_paused = true)]

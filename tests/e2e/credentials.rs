@@ -186,6 +186,28 @@ async fn revoking_a_token_cuts_what_it_opened_within_five_seconds_and_nothing_el
     .await;
 }
 
+/// The operator has changed `owner` in its entry.
+#[tokio::test]
+async fn a_token_that_becomes_another_owners_leaves_nothing_of_the_first_ones_open() {
+    within(async {
+        let file = CredentialsFile::new();
+        let token = file.add("alice");
+        let server = server_for(&file).await;
+        let mut rpc = rpc_as(&server, &token).await;
+        let opened = rpc.open_tunnel(named("blog")).await.unwrap().into_inner();
+        let mut client = TcpStream::connect(at(&opened.address)).await.unwrap();
+        let mut watch = rpc.watch_tunnels(WatchTunnelsRequest::default()).await.unwrap().into_inner();
+
+        let text = std::fs::read_to_string(file.path()).unwrap();
+        std::fs::write(file.path(), text.replace("\"alice\"", "\"carol\"")).unwrap();
+
+        assert_eq!(hear_out(&mut client).await, (vec![], Ended::Reset));
+        while watch.message().await.is_ok() {}
+        assert!(ids(&mut rpc).await.is_empty(), "it is carol's now, who has none");
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_token_ends_when_it_expires() {
     within(async {

@@ -121,6 +121,26 @@ async fn a_browser_gets_a_page_that_says_what_this_is() {
     .await;
 }
 
+/// A browser sends such a request to any server for any page, this machine's own server too, and shows its client certificate.
+#[tokio::test]
+async fn what_a_web_page_can_send_is_no_call() {
+    within(async {
+        let server = server().await;
+        for content_type in ["content-type: text/plain\r\n", "content-type: application/x-www-form-urlencoded\r\n", ""]
+        {
+            let request = format!(
+                "POST /tunnel.v1.Tunnel/OpenTunnel HTTP/1.1\r\nhost: h\r\nconnection: close\r\n{content_type}\
+                 content-length: 5\r\n\r\n\0\0\0\0\0"
+            );
+            let answer = String::from_utf8_lossy(&say(&server, request.as_bytes()).await).into_owned();
+            assert!(answer.starts_with("HTTP/1.1 415 ") && answer.contains("application/grpc"), "{answer}");
+        }
+        let listed = rpc(&server).await.list_tunnels(ListTunnelsRequest::default()).await.unwrap().into_inner();
+        assert!(listed.tunnels.is_empty());
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn grpc_over_http_1_is_told_that_it_needs_http_2() {
     within(async {
@@ -294,6 +314,7 @@ async fn a_proxy_of_ours_says_who_calls_and_nobody_else_does() {
         for (trusted_proxies, pin) in [(vec!["127.0.0.0/8".parse().unwrap()], "192.0.2.9/32"), (vec![], "127.0.0.1/32")]
         {
             let server = server_with(|config| {
+                config.insecure = true;
                 config.trusted_proxies = trusted_proxies;
                 let host: Host = "tunnels.example".parse().unwrap();
                 config.advertise.agents = Some(HostPort { host: host.clone(), port: None });

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::timeout,
 };
 use tonic::Request;
@@ -301,6 +301,28 @@ async fn scrapers_that_are_slow_or_stuck_harm_nobody() {
         }
         // The oldest have made room.
         timeout(Duration::from_secs(5), hear_out(&mut stuck[0])).await.expect("its end");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_crowd_that_is_not_allowed_takes_no_scrapers_place() {
+    within(async {
+        let server = seen_with(|config| config.admin.allow = vec!["127.0.0.1/32".parse().unwrap()]).await;
+        let mut scraper = TcpStream::connect(admin(&server)).await.unwrap();
+        let mut crowd = Vec::new();
+        for _ in 0..100 {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind(([127, 0, 0, 2], 0).into()).unwrap();
+            crowd.push(socket.connect(admin(&server)).await.unwrap());
+        }
+        // All of them have been accepted when one that comes later is answered.
+        assert_eq!(get(admin(&server), "/healthz").await.unwrap().0, 200);
+
+        scraper.write_all(b"GET /healthz HTTP/1.1\r\nhost: h\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        scraper.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     })
     .await;
 }

@@ -108,10 +108,39 @@ async fn who_calls_by_tls_is_to_dial_in_by_tls_and_who_calls_plain_on_this_host_
     .await;
 }
 
+/// It has the URI of whoever opened it first, on the server's own machine, in clear.
+#[tokio::test]
+async fn an_agent_that_calls_by_tls_never_dials_in_clear() {
+    within(async {
+        let certificates = Certificates::new();
+        let passage = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = passage.local_addr().unwrap().port();
+        let server = server_with(|config| {
+            certificates.serve(config);
+            config.advertise.agents = Some(HostPort { host: "127.0.0.1".parse().unwrap(), port: Some(port) });
+        })
+        .await;
+        let name = || Some("blog".parse().unwrap());
+        let request = OpenTunnel { backend: Some("mux".to_owned()), name: name(), ..OpenTunnel::default() };
+        let plain = RemoteBackend::connect(&server.url().replace("https", "http")).await.unwrap();
+        let opened = plain.open_tunnel(&Caller::embedded(), request).await.unwrap();
+        assert_eq!(opened.uri.scheme(), "ptth");
+
+        let agent = Agent::builder(server.url()).trust(certificates.trust()).connect().await.unwrap();
+        let _listener = agent.open(Tunnel::tcp().backend("mux").name("blog")).await.unwrap();
+        let (mut dialled, _) = passage.accept().await.unwrap();
+        let mut first = [0];
+        dialled.read_exact(&mut first).await.unwrap();
+        assert_eq!(first, [0x16], "a handshake");
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn what_comes_from_a_proxy_that_ends_tls_is_encrypted_and_dials_its_port() {
     within(async {
         let server = server_with(|config| {
+            config.insecure = true;
             config.tls_terminated_by = vec!["127.0.0.0/8".parse().unwrap()];
             config.advertise.agents = Some(HostPort { host: "tunnels.example".parse().unwrap(), port: Some(443) });
         })

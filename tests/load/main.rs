@@ -5,6 +5,7 @@
 //! FLOODS=60 CHURN=600 cargo test --release -p tunnel-tests --test load -- --nocapture
 //! ```
 #![allow(clippy::unwrap_used, reason = "all of this is tests, also what they share")]
+#![allow(clippy::large_futures, reason = "a test that awaits much is one, once")]
 
 use tokio::sync::{Mutex, MutexGuard};
 

@@ -120,7 +120,10 @@ impl AgentBuilder {
 
     /// Connects.
     pub async fn connect(self) -> Result<Agent, ConnectError> {
-        let tls = ClientTls::new(self.trust, self.certificate);
+        let mut tls = ClientTls::new(self.trust, self.certificate);
+        if self.url.get(..HTTPS.len()).is_some_and(|scheme| scheme.eq_ignore_ascii_case(HTTPS)) {
+            tls = tls.demanded();
+        }
         let mut connect = Connect::to(self.url).tls(tls.clone());
         if let Some(token) = self.token {
             connect = connect.token(token?);
@@ -131,6 +134,8 @@ impl AgentBuilder {
         Ok(Agent::embedded(Arc::new(connect.connect().await?)).with_tls(tls))
     }
 }
+
+const HTTPS: &str = "https://";
 
 impl std::fmt::Debug for Agent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -25,7 +25,10 @@ pub use trust::{ClientCertificate, Fingerprint, FingerprintError, Trust};
 
 /// How we connect by TLS. Cheap to clone; sessions are resumed across all clones.
 #[derive(Clone, Default)]
-pub struct ClientTls(Arc<Inner>);
+pub struct ClientTls {
+    inner: Arc<Inner>,
+    is_demanded: bool,
+}
 
 #[derive(Default)]
 struct Inner {
@@ -38,7 +41,19 @@ struct Inner {
 impl ClientTls {
     /// Trusts so, and shows this certificate to servers that ask for one.
     pub fn new(trust: Trust, certificate: Option<ClientCertificate>) -> Self {
-        Self(Arc::new(Inner { trust, certificate, config: OnceLock::new() }))
+        let inner = Arc::new(Inner { trust, certificate, config: OnceLock::new() });
+        Self { inner, is_demanded: false }
+    }
+
+    /// For servers that are called by TLS: there is nothing that may go to them in any other way, whatever their URIs say.
+    #[must_use]
+    pub fn demanded(self) -> Self {
+        Self { is_demanded: true, ..self }
+    }
+
+    /// Whether nothing secret may go out otherwise.
+    pub fn is_demanded(&self) -> bool {
+        self.is_demanded
     }
 
     /// Shakes hands over `io` with whoever must be `host`, to speak `protocol` (as in ALPN) then. The caller bounds the time.
@@ -60,12 +75,12 @@ impl ClientTls {
     }
 
     fn config(&self) -> Result<Arc<ClientConfig>, TrustError> {
-        if let Some(config) = self.0.config.get() {
+        if let Some(config) = self.inner.config.get() {
             return Ok(config.clone());
         }
-        let config = Arc::new(self.0.build()?);
+        let config = Arc::new(self.inner.build()?);
         // Another task may have been quicker; then its one is used, so that sessions are shared.
-        Ok(self.0.config.get_or_init(|| config).clone())
+        Ok(self.inner.config.get_or_init(|| config).clone())
     }
 }
 
@@ -101,7 +116,10 @@ fn server_name(host: &Host) -> Result<ServerName<'static>, HandshakeError> {
 
 impl fmt::Debug for ClientTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientTls").field("trust", &self.0.trust).finish_non_exhaustive()
+        f.debug_struct("ClientTls")
+            .field("trust", &self.inner.trust)
+            .field("is_demanded", &self.is_demanded)
+            .finish_non_exhaustive()
     }
 }
 

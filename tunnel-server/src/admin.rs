@@ -2,7 +2,8 @@
 //!
 //! It is apart from the one port, so that it answers while that is flooded, and can stay on loopback where that does not.
 //! Nothing here waits for anybody: a connection gets one answer and [`LIFE`] for all of it, and beyond [`MOST`] of them the oldest
-//! makes room, so that a scraper that is slow or stuck keeps nobody out.
+//! makes room, so that a scraper that is slow or stuck keeps nobody out. Those who may not ask have their own few places, and take
+//! none of anybody's who may.
 
 use std::{
     collections::VecDeque,
@@ -82,11 +83,12 @@ impl Admin {
 }
 
 async fn accept(mut acceptor: Acceptor, desk: Arc<Desk>, tasks: TaskTracker) {
-    let mut open = VecDeque::<AbortHandle>::new();
+    let (mut scrapers, mut strangers) = (VecDeque::<AbortHandle>::new(), VecDeque::new());
     loop {
         let (socket, peer) = acceptor.accept().await;
+        let (open, most) = if desk.admits(peer) { (&mut scrapers, MOST) } else { (&mut strangers, MOST_STRANGERS) };
         open.retain(|connection| !connection.is_finished());
-        if open.len() >= MOST
+        if open.len() >= most
             && let Some(oldest) = open.pop_front()
         {
             oldest.abort();
@@ -165,6 +167,9 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 
 /// Connections at once. A descriptor and at most 8 KiB each, and 30 KiB more where an answer is not taken.
 const MOST: usize = 32;
+
+/// Who are told that they may not ask.
+const MOST_STRANGERS: usize = 8;
 
 /// From accept to the last byte of the answer.
 const LIFE: Duration = Duration::from_secs(10);

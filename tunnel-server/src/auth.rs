@@ -19,7 +19,7 @@ pub use credentials::{Credential, Credentials};
 pub use token::{Token, TokenHash};
 
 pub(crate) use credentials::check_owner;
-pub(crate) use enforce::{allot, enforce};
+pub(crate) use enforce::{Enforcer, allot};
 pub(crate) use grants::parse_ports;
 pub(crate) use guard::Guard;
 pub(crate) use identify::identify;

@@ -34,6 +34,7 @@ pub(crate) async fn build(backend: impl TunnelBackend, keyring: Option<Arc<Keyri
         .add_service(reflection().build_v1alpha().expect(SOUND).max_decoding_message_size(QUESTION));
     let router = routes
         .into_axum_router()
+        .route_layer(middleware::from_fn(only_grpc))
         .route("/", get(page))
         .fallback(nothing_here)
         .layer(middleware::from_fn_with_state(keyring, identify))
@@ -66,8 +67,7 @@ fn body(body: axum::body::Body) -> HttpBody {
 /// gRPC needs HTTP/2, and a call that does not come to its point must not be held for ever. (A watch comes to its point at
 /// once; what it streams afterwards is not timed.)
 async fn guard(request: Request, next: Next) -> Response {
-    let content_type = request.headers().get(header::CONTENT_TYPE);
-    let is_grpc = content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+    let is_grpc = is_grpc(&request);
     if is_grpc && request.version() < Version::HTTP_2 {
         return (
             StatusCode::HTTP_VERSION_NOT_SUPPORTED,
@@ -82,6 +82,20 @@ async fn guard(request: Request, next: Next) -> Response {
     }
 }
 
+/// A browser sends any other content to any server, for whichever page asks it to, and shows its client certificate there: this one
+/// it does not send without asking us first. (tonic does not look.)
+async fn only_grpc(request: Request, next: Next) -> Response {
+    if is_grpc(&request) {
+        return next.run(request).await;
+    }
+    (StatusCode::UNSUPPORTED_MEDIA_TYPE, "a call is gRPC, with content-type: application/grpc\n").into_response()
+}
+
+fn is_grpc(request: &Request) -> bool {
+    let content_type = request.headers().get(header::CONTENT_TYPE);
+    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
 async fn page() -> &'static str {
     "This is a tunnel server. Programs behind NAT open tunnels here by gRPC, service tunnel.v1.Tunnel:\n\
      \n\
@@ -90,9 +104,7 @@ async fn page() -> &'static str {
 }
 
 async fn nothing_here(request: Request) -> Response {
-    if request.version() >= Version::HTTP_2
-        && request.headers().get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"))
-    {
+    if request.version() >= Version::HTTP_2 && is_grpc(&request) {
         return tonic::Status::unimplemented("no such service or method; ask reflection for what there is").into_http();
     }
     (StatusCode::NOT_FOUND, "Nothing here. This is a tunnel server; see / for how to use it.\n").into_response()

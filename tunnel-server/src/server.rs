@@ -20,7 +20,7 @@ use crate::{
     admin::Admin,
     assemble::{Parts, assemble},
     audit::{Audit, Audited},
-    auth::{Guard, Keyring, allot, enforce},
+    auth::{Enforcer, Guard, Keyring, allot},
     config::{AdminListen, Config, ConfigError, Limits},
     ephemeral,
     metrics::{self, Calls},
@@ -111,14 +111,10 @@ impl Server {
         let (stop, background) = (CancellationToken::new(), TaskTracker::new());
         background.spawn(stop.clone().run_until_cancelled_owned(audit.clone().follow()));
         if let Some(keyring) = &keyring {
-            allot(keyring, &quotas);
+            let mut enforcer = Enforcer::new(keyring.clone(), tunnels.clone(), quotas.clone(), audit.clone());
+            enforcer.enforce().await;
+            background.spawn(stop.clone().run_until_cancelled_owned(enforcer.follow()));
             background.spawn(stop.clone().run_until_cancelled_owned(keyring.clone().follow()));
-            background.spawn(stop.clone().run_until_cancelled_owned(enforce(
-                keyring.clone(),
-                tunnels.clone(),
-                quotas.clone(),
-                audit.clone(),
-            )));
         }
         let (http, health) = rpc::build(backend.clone(), keyring.clone()).await;
         let tls = door.tls.clone();

@@ -77,7 +77,8 @@ impl Server {
             (None, None) => None,
             _ => return Err(Failure::usage("--client-cert and --client-key go together; give both or none")),
         };
-        Ok(ClientTls::new(trust, certificate))
+        let tls = ClientTls::new(trust, certificate);
+        Ok(if self.server.0.starts_with("https://") { tls.demanded() } else { tls })
     }
 
     /// The value may be in the environment, but has no option: arguments can be seen by everybody on this machine.

@@ -1,3 +1,5 @@
+use std::time::SystemTime;
+
 use x509_cert::{
     Certificate,
     der::{
@@ -8,11 +10,14 @@ use x509_cert::{
     ext::pkix::{SubjectAltName, name::GeneralName},
 };
 
-/// The names of a verified certificate's subject: its common name and its DNS names, in lower case. One that cannot be read has
-/// none.
-pub(super) fn names(certificate: &[u8]) -> Vec<String> {
-    let Ok(certificate) = Certificate::from_der(certificate) else { return Vec::new() };
+/// The names of a verified certificate's subject: its common name and its DNS names, in lower case. One that cannot be read, or
+/// has expired since it was verified (that was when its connection began, or the one whose session that resumes), is nobody's.
+pub(super) fn names(certificate: &[u8], now: SystemTime) -> Option<Vec<String>> {
+    let certificate = Certificate::from_der(certificate).ok()?;
     let certificate = certificate.tbs_certificate();
+    if certificate.validity().not_after.to_system_time() < now {
+        return None;
+    }
     let common = certificate.subject().iter().filter(|part| part.oid == CN).filter_map(|part| {
         let text = &part.value;
         text.decode_as::<Utf8StringRef<'_>>()
@@ -28,27 +33,40 @@ pub(super) fn names(certificate: &[u8]) -> Vec<String> {
             _ => None,
         }));
     }
-    names
+    Some(names)
 }
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{CertificateParams, DnType, KeyPair};
+    use std::time::Duration;
+
+    use rcgen::{CertificateParams, DnType, KeyPair, date_time_ymd};
 
     use super::*;
 
-    #[test]
-    fn common_name_and_dns_names_are_names() {
+    fn certificate() -> Vec<u8> {
         let mut params = CertificateParams::new(["Agents.Example".to_owned(), "192.0.2.1".to_owned()]).unwrap();
         params.distinguished_name.push(DnType::CommonName, "Alice");
-        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
-        let mut names = names(certificate.der());
+        params.not_after = date_time_ymd(2027, 1, 31);
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
+    }
+
+    fn last_moment() -> SystemTime {
+        humantime::parse_rfc3339("2027-01-31T00:00:00Z").unwrap()
+    }
+
+    #[test]
+    fn common_name_and_dns_names_are_names() {
+        let mut names = names(&certificate(), last_moment()).unwrap();
         names.sort();
         assert_eq!(names, ["agents.example", "alice"]);
     }
 
     #[test]
-    fn what_is_no_certificate_has_no_names() {
-        assert!(names(b"").is_empty() && names(b"\x30\x82garbage").is_empty());
+    fn what_has_expired_or_is_no_certificate_is_nobodys() {
+        assert_eq!(names(&certificate(), last_moment() + Duration::from_secs(1)), None);
+        for garbage in [&b""[..], b"\x30\x82garbage"] {
+            assert_eq!(names(garbage, last_moment()), None);
+        }
     }
 }

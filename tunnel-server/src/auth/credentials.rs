@@ -53,7 +53,7 @@ impl Credentials {
     /// Reads and checks credentials; `path` is where they are said to come from.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let malformed = |message: String| ConfigError::Malformed { path: path.to_owned(), message };
-        let file: File = toml::from_str(text).map_err(|error| malformed(error.to_string().trim_end().to_owned()))?;
+        let file: File = toml::from_str(text).map_err(|error| malformed(without_the_line(&error, text)))?;
         let all: Vec<_> = file
             .token
             .into_iter()
@@ -98,9 +98,11 @@ impl Credentials {
         self.all.iter()
     }
 
-    /// The credential of that id, if it is good now.
-    pub(super) fn by_id(&self, id: &CredentialId, now: SystemTime) -> Option<&Credential> {
-        self.all.iter().find(|credential| credential.id == *id && credential.is_good(now))
+    /// The credential of that id, if it is good now and still this owner's: an entry that was given to somebody else is another
+    /// credential.
+    pub(super) fn by_id(&self, id: &CredentialId, owner: &Owner, now: SystemTime) -> Option<&Credential> {
+        let is_it = |credential: &&Credential| credential.id == *id && credential.owner == *owner;
+        self.all.iter().filter(is_it).find(|credential| credential.is_good(now))
     }
 
     /// Looks at all of them, whichever it is.
@@ -110,10 +112,10 @@ impl Credentials {
         self.all.iter().filter(|credential| is_it(&credential.told_by)).find(|credential| credential.is_good(now))
     }
 
-    /// The credential of a certificate that was verified already: by its fingerprint, or by its names, which must not
-    /// belong to several owners.
+    /// The credential of a certificate that was verified already and has not expired since: by its fingerprint, or by its
+    /// names, which must not belong to several owners.
     pub(super) fn by_certificate(&self, certificate: &[u8], now: SystemTime) -> Option<&Credential> {
-        let (fingerprint, names) = (Fingerprint::of(certificate), certificate::names(certificate));
+        let (fingerprint, names) = (Fingerprint::of(certificate), certificate::names(certificate, now)?);
         let good = || self.all.iter().filter(|credential| credential.is_good(now));
         let exact = good().find(|it| matches!(it.told_by, ToldBy::Fingerprint(known) if known == fingerprint));
         if exact.is_some() {
@@ -261,6 +263,14 @@ fn credential(
     Ok(Credential { id: CredentialId::new(id), owner: Owner::new(owner.0), told_by, expires, grants, limits })
 }
 
+/// What is wrong and where. The line itself is not shown, as it is for a config: a token may have got into it by mistake, and a
+/// running server writes this into its log.
+fn without_the_line(error: &toml::de::Error, text: &str) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let place = before.map(|before| format!("line {}: ", before.matches('\n').count() + 1));
+    format!("{}{}", place.unwrap_or_default(), error.message().trim_end())
+}
+
 /// An owner's name: of the characters that tunnels' names have, but for the slash, which parts owners from names.
 #[derive(Debug)]
 struct OwnerName(String);
@@ -374,7 +384,20 @@ mod tests {
         ] {
             let refusal = parse(text).expect_err(text);
             assert!(refusal.starts_with("c.toml: ") && refusal.contains(part), "{text:?} gave {refusal:?}");
-            assert!(!refusal.contains(one.expose()));
+        }
+    }
+
+    #[test]
+    fn a_token_that_got_into_the_file_is_not_repeated() {
+        let secret = Token::generate();
+        let token = secret.expose();
+        for text in [
+            &*format!("\n[[token]]\nid = 'a'\nowner = 'alice'\nhash = '{token}'"),
+            &format!("\n[[token]]\nid = 'a'\nowner = 'alice'\ntoken = '{token}'"),
+            &format!("\n\n\n\n{token}"),
+        ] {
+            let refusal = parse(text).unwrap_err();
+            assert!(refusal.starts_with("c.toml: line 5: ") && !refusal.contains(token), "{refusal}");
         }
     }
 }

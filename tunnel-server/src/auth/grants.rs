@@ -3,6 +3,7 @@ use std::ops::RangeInclusive;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de::Error};
 use tunnel_api::{OpenTunnel, TunnelError};
+use tunnel_backends::sockets;
 use wildmatch::WildMatch;
 
 /// What a credential allows its owner to open. What is absent is not granted.
@@ -51,7 +52,8 @@ impl Grants {
         if let Some(network) = request.dial_from.iter().find(|network| !covers(&self.dial_from, network)) {
             return Err(refusal(&format!("dial_from {network}"), "dial_from"));
         }
-        if let Some(ip) = request.caller_address.filter(|ip| !covers(&self.dial_from, &IpNet::from(*ip))) {
+        // Whoever shares it may dial in, too; and an address in its other spelling is another one.
+        if let Some(ip) = request.caller_address.filter(|ip| !covers(&self.dial_from, &sockets::network_of(*ip))) {
             return Err(refusal(&format!("caller_address {ip}"), "dial_from"));
         }
         self.restrict_clients(request)
@@ -186,6 +188,20 @@ mod tests {
         ] {
             check(grants, not.clone()).expect_err(&format!("{not:?}"));
         }
+    }
+
+    #[test]
+    fn a_callers_address_is_granted_as_it_is_let_in() {
+        let with = |granted: &str, ip: &str| {
+            let request = OpenTunnel { caller_address: Some(ip.parse().unwrap()), ..OpenTunnel::default() };
+            check(&format!("{PLAIN}\ndial_from = ['{granted}']"), request).is_ok()
+        };
+        for (granted, ip) in [("192.0.2.0/24", "192.0.2.1"), ("192.0.2.1/32", "::ffff:192.0.2.1"), ("::1/128", "::1")] {
+            assert!(with(granted, ip), "{granted} {ip}");
+        }
+        assert!(!with("::/0", "::ffff:192.0.2.1"), "it lets a v4 address in");
+        assert!(!with("2001:db8::1/128", "2001:db8::1"), "it lets the whole /64 in");
+        assert!(with("2001:db8::/64", "2001:db8::1"));
     }
 
     #[test]

@@ -28,14 +28,15 @@ impl<B: TunnelBackend> Guard<B> {
     fn check(&self, caller: &Caller, request: &mut OpenTunnel) -> Result<(), TunnelError> {
         let Some(id) = &caller.credential else { return Ok(()) };
         let credentials = self.keyring.credentials();
-        let credential = credentials.by_id(id, SystemTime::now()).ok_or_else(revoked)?;
+        let credential = credentials.by_id(id, &caller.owner, SystemTime::now()).ok_or_else(revoked)?;
         let backend = request.backend.clone().unwrap_or_else(|| self.default_backend.clone());
         credential.grants.check(request, &backend, |port| self.tunnels.is_kept_for(&caller.owner, port))
     }
 
     fn is_revoked(&self, caller: &Caller) -> bool {
         let credentials = self.keyring.credentials();
-        caller.credential.as_ref().is_some_and(|id| credentials.by_id(id, SystemTime::now()).is_none())
+        let is_good = |id| credentials.by_id(id, &caller.owner, SystemTime::now()).is_some();
+        caller.credential.as_ref().is_some_and(|id| !is_good(id))
     }
 }
 
@@ -78,10 +79,10 @@ impl<B: TunnelBackend> TunnelBackend for Guard<B> {
     async fn watch_tunnels(&self, caller: &Caller, filter: &WatchFilter) -> Result<TunnelEvents, TunnelError> {
         let events = self.inner.watch_tunnels(caller, filter).await?;
         let Some(id) = caller.credential.clone() else { return Ok(events) };
-        let mut current = self.keyring.subscribe();
+        let (mut current, owner) = (self.keyring.subscribe(), caller.owner.clone());
         let revocation = Box::pin(async move {
             // The keyring lives as long as the server.
-            let _ = current.wait_for(|credentials| credentials.by_id(&id, SystemTime::now()).is_none()).await;
+            let _ = current.wait_for(|credentials| credentials.by_id(&id, &owner, SystemTime::now()).is_none()).await;
         });
         Ok(stream::unfold(Some((events, revocation)), |state| async {
             let (mut events, mut revocation) = state?;

@@ -51,32 +51,68 @@ impl Keyring {
 
     /// Follows the file for as long as it is polled.
     pub(crate) async fn follow(self: Arc<Self>) {
+        let mut looked = SystemTime::now();
         loop {
-            self.wait_for_look_or_expiry().await;
-            if self.has_changed()
-                && let Err(error) = self.reload()
-            {
-                let error = anyhow::Error::from(error);
-                tracing::warn!(error = format!("{error:#}"), "credentials not reloaded; the ones before stay in force");
-            }
+            sleep(self.until_next_look(looked)).await;
+            looked = self.look(looked);
         }
+    }
+
+    /// Reads the file if it has changed, and tells of what has expired since the last look, however long ago that was: whoever
+    /// follows looks anew at what is good. Gives when it looked.
+    fn look(&self, before: SystemTime) -> SystemTime {
+        if self.has_changed()
+            && let Err(error) = self.reload()
+        {
+            let error = anyhow::Error::from(error);
+            tracing::warn!(error = format!("{error:#}"), "credentials not reloaded; the ones before stay in force");
+        }
+        let now = SystemTime::now();
+        if self.credentials().next_expiry(before).is_some_and(|expiry| expiry <= now) {
+            self.current.send_modify(|_| {});
+        }
+        now
     }
 
     fn has_changed(&self) -> bool {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner).have_changed()
     }
 
-    async fn wait_for_look_or_expiry(&self) {
-        let now = SystemTime::now();
-        let expiry = self.credentials().next_expiry(now).and_then(|expiry| expiry.duration_since(now).ok());
-        match expiry {
-            Some(left) if left <= LOOK => {
-                // A clock that is read in the last moment must have passed it.
-                sleep(left + Duration::from_millis(1)).await;
-                // Whoever follows looks anew at what is good.
-                self.current.send_modify(|_| {});
-            }
-            _ => sleep(LOOK).await,
-        }
+    fn until_next_look(&self, looked: SystemTime) -> Duration {
+        let expiry = self.credentials().next_expiry(looked);
+        // A clock that is read in the last moment must have passed it.
+        let left = expiry
+            .map(|expiry| expiry.duration_since(SystemTime::now()).unwrap_or_default() + Duration::from_millis(1));
+        left.unwrap_or(LOOK).min(LOOK)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+    use crate::auth::Token;
+
+    /// A busy machine, or one whose clock is set, may look only when it is over.
+    #[test]
+    fn what_expires_is_told_however_late_the_look_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("credentials.toml");
+        let hash = Token::generate().hash();
+        let text = format!("[[token]]\nid = 'a'\nowner = 'alice'\nhash = '{hash}'\nexpires = 2020-01-31\n");
+        std::fs::write(&path, text).unwrap();
+        let keyring = Keyring::open(&path).unwrap();
+        let mut following = keyring.subscribe();
+        let mut is_told = || {
+            let changed = following.has_changed().unwrap();
+            following.mark_unchanged();
+            changed
+        };
+
+        let looked = keyring.look(UNIX_EPOCH);
+        assert!(is_told());
+        keyring.look(looked);
+        assert!(!is_told(), "once is enough");
     }
 }

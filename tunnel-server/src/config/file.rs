@@ -106,6 +106,13 @@ impl Config {
         if !self.listen.ip().is_loopback() {
             return impossible("listen", self.exposure(self.listen.ip()));
         }
+        for (key, proxies) in
+            [("tls_terminated_by", &self.tls_terminated_by), ("trusted_proxies", &self.trusted_proxies)]
+        {
+            if !proxies.is_empty() && self.credentials.is_none() {
+                return impossible(key, BEHIND_A_PROXY);
+            }
+        }
         for (name, backend) in &self.backends {
             let (kind, bind) = match backend {
                 Backend::Tcp(tcp) => ("tcp", tcp.bind),
@@ -192,6 +199,11 @@ impl Config {
     }
 }
 
+/// It makes the internet look like this host.
+const BEHIND_A_PROXY: &str = "whoever reaches the proxy reaches this server, which needs credentials (credentials = \"credentials.toml\", \
+                              and `tunnel-server token new`). Or write insecure = true (--insecure) if everybody who can connect \
+                              to the proxy may open tunnels";
+
 fn impossible(key: impl Into<String>, why: impl Into<String>) -> Result<(), ConfigError> {
     Err(ConfigError::Impossible { place: Place::default(), key: key.into(), why: why.into() })
 }
@@ -265,6 +277,8 @@ mod tests {
             ("\nlisten = \"0.0.0.0:1\"", &["t.toml:2: listen", "insecure = true", "[tls]", "credentials =", "init"]),
             ("credentials = \"c\"\nlisten = \"0.0.0.0:1\"", &["t.toml:2: listen", "needs TLS", "tls_terminated_by"]),
             ("tls_terminated_by = [\"10.0.0.0/8\"]\nlisten = \"[::]:1\"", &["t.toml:2: listen", "needs credentials"]),
+            ("tls_terminated_by = [\"127.0.0.1/32\"]", &["t.toml:1: tls_terminated_by", "needs credentials"]),
+            ("trusted_proxies = [\"::1/128\"]", &["t.toml:1: trusted_proxies", "insecure = true"]),
             ("[backends.x.tcp]\nbind = \"::\"", &["t.toml:2: backends.x.tcp.bind", "insecure = true"]),
             ("default_backend = \"y\"", &["t.toml:1: default_backend", "no backend y", "tcp"]),
             ("[backends.x.tcp]\n[backends.y.tcp]", &["default_backend", "x, y"]),
