@@ -21,7 +21,7 @@ pub enum Claim {
 /// Remembers for a while whose an address was. Shared by the pools that hand addresses out and by
 /// [`Tunnels`](crate::tunnels::Tunnels), which says what was given up.
 ///
-/// Bounded by the claims there are: one entry of some 150 bytes for each port. And no owner keeps more than [`MOST`] of them from
+/// Bounded by the claims there are: one entry of some 150 bytes for each port. And no owner keeps more than 256 of them from
 /// others, or one that opens and closes tunnels without end would have all ports to itself.
 #[derive(Debug)]
 pub struct Quarantine {

@@ -81,6 +81,9 @@ fn wrong_grants_are_said_and_change_nothing() {
         (&["--name", "a", "--port", "9-1"], "21000-21099", 1),
         (&["--name", "a", "--dial-from", "nowhere"], "--dial-from", 2),
         (&["--name", "a", "--expires", "soon"], "--expires", 2),
+        (&["--name", "a", "--expires", "0s"], "over already", 2),
+        (&["--name", "a", "--limit", "tunels=3"], "unknown field `tunels`", 1),
+        (&["--name", "a", "--limit", "tunnels=0"], "above zero", 1),
         (&[], "--name", 2),
     ] {
         let (code, token, said) = run(here.path(), &[&["token", "new"], args].concat());

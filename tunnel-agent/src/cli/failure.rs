@@ -70,6 +70,8 @@ impl From<OpenError> for Failure {
 impl From<TunnelError> for Failure {
     fn from(error: TunnelError) -> Self {
         let advice = match &error {
+            // Its own words: it is there, and says when to come again.
+            TunnelError::Unavailable { why, retry_after: Some(_) } => return Self::unreachable(printable(why)),
             TunnelError::Unavailable { why, .. } => return Self::no_answer(why),
             TunnelError::Internal { source, .. } => match source.downcast_ref().and_then(innermost) {
                 Some(cause) => return Self::no_answer(&cause.to_string()),

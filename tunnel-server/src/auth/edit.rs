@@ -127,8 +127,18 @@ fn change(path: &Path, edit: impl FnOnce(&mut DocumentMut) -> Result<(), EditErr
     let mut document: DocumentMut = text.parse().map_err(|error| EditError::Bad(format!("{error}")))?;
     edit(&mut document)?;
     let text = format!("{header}{document}");
-    Credentials::parse(&text, path)?;
+    // What is wrong now is what was asked for, and stands on no line of the file.
+    Credentials::parse(&text, path).map_err(|error| EditError::Bad(what_is_wrong(error)))?;
     private::replace(path, text.as_bytes()).map_err(failed)
+}
+
+fn what_is_wrong(error: ConfigError) -> String {
+    match error {
+        ConfigError::Malformed { message, .. } => message.split_once(": ").map_or(message.clone(), |(line, why)| {
+            if line.starts_with("line ") { why.to_owned() } else { message.clone() }
+        }),
+        error => error.to_string(),
+    }
 }
 
 fn entry(id: &str, token: &Token, new: &NewToken) -> Result<Table, EditError> {

@@ -138,7 +138,7 @@ pub(crate) struct New {
     #[arg(long = "limit", value_name = "KEY=VALUE", value_parser = limit)]
     pub(crate) limits: Vec<(String, String)>,
     /// How long it is good, such as 90d
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = expiry)]
     pub(crate) expires: Option<Duration>,
     /// Write the token to this new file, which only you can read, instead of to stdout
     #[arg(long, value_name = "FILE")]
@@ -155,6 +155,11 @@ pub(crate) enum LogFormat {
 
 fn socket_addr(text: &str) -> Result<SocketAddr, &'static str> {
     text.parse().map_err(|_| "write an IP address and a port, such as 127.0.0.1:8010 or [::1]:8010")
+}
+
+fn expiry(text: &str) -> Result<Duration, &'static str> {
+    let time = humantime::parse_duration(text).map_err(|_| "write a time such as 90d or 12h")?;
+    if time.is_zero() { Err("that would be over already; write a time such as 90d or 12h") } else { Ok(time) }
 }
 
 fn limit(text: &str) -> Result<(String, String), &'static str> {
