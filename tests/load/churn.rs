@@ -13,7 +13,7 @@ use tokio::{
 use tonic::transport::Channel;
 use tunnel_agent::{Agent, Tunnel};
 use tunnel_api::rpc::v1::{
-    CloseTunnelRequest, ListTunnelsRequest, OpenTunnelRequest, OpenTunnelResponse, client::TunnelClient,
+    CloseTunnelRequest, ListTunnelsRequest, OpenTunnelRequest, OpenTunnelResponse, TunnelInfo, client::TunnelClient,
     close_tunnel_request,
 };
 use tunnel_backends::sockets;
@@ -44,7 +44,7 @@ async fn nothing_is_left_of_a_days_comings_and_goings() {
 
     let after = left(&mut server).await;
     println!("{tunnels} tunnels; before: {before:?}, {memory} bytes, after: {after:?}, {} bytes", server.memory());
-    assert_eq!(after, before);
+    assert_eq!(after, before, "{:?}", listed(&server).await);
     assert!(server.memory() < memory + (32 << 20), "{memory} bytes have become {}", server.memory());
     let taken: Vec<_> =
         public.chain(dial_in).filter(|port| sockets::listen(([127, 0, 0, 1], *port).into()).is_err()).collect();
@@ -80,6 +80,12 @@ async fn look(server: &mut ServerProcess) -> Left {
     drop(rpc);
     sleep(Duration::from_millis(200)).await;
     Left { tunnels: listed.tunnels.len(), descriptors: server.descriptors(), tasks: server.tasks().await }
+}
+
+/// What is open.
+async fn listed(server: &ServerProcess) -> Vec<TunnelInfo> {
+    let mut rpc = TunnelClient::connect(server.url()).await.expect("a connection");
+    rpc.list_tunnels(ListTunnelsRequest::default()).await.expect("a list").into_inner().tunnels
 }
 
 /// Gives how many tunnels there were.

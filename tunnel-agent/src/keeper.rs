@@ -48,7 +48,8 @@ pub(crate) struct Keeper {
     dialling: Dialling,
     tunnel: Tunnel,
     opened: OpenedTunnel,
-    streams: mpsc::Sender<Offered>,
+    /// Gone when no more are taken.
+    streams: Option<mpsc::Sender<Offered>>,
     state: watch::Sender<AgentState>,
     stop: Stop,
     /// Streams that were given out and have not ended.
@@ -113,7 +114,7 @@ impl Keeper {
             dialling,
             tunnel,
             opened,
-            streams,
+            streams: Some(streams),
             state,
             stop,
             running: TaskTracker::new(),
@@ -134,6 +135,9 @@ impl Keeper {
             biased;
             () = close.cancelled() => self.give_up().await,
             over = self.serve() => {
+                // A client that was sent in the moment in which the listener went stays in the channel for as long as anybody
+                // could send another one, and counts as running.
+                self.streams = None;
                 self.dial_ins.abort_all();
                 match over {
                     Over::Left => self.leave(&close).await,
@@ -242,15 +246,17 @@ impl Keeper {
             ClientsPerDialIn::One => self.demand.target(),
             ClientsPerDialIn::Many => self.tunnel.session_count(),
         };
-        while self.dial_ins.len() < wanted {
-            self.dial();
+        while self.dial_ins.len() < wanted
+            && let Some(streams) = self.streams.clone()
+        {
+            self.dial(streams);
         }
     }
 
     /// The application takes clients at its own pace. One that it has not taken keeps its dial-in from being replaced, so
     /// that the rest wait at the server.
-    fn dial(&mut self) {
-        let (dialler, uri, streams) = (self.dialling.dialler.clone(), self.opened.uri.clone(), self.streams.clone());
+    fn dial(&mut self, streams: mpsc::Sender<Offered>) {
+        let (dialler, uri) = (self.dialling.dialler.clone(), self.opened.uri.clone());
         let (connected, running) = (self.connected.0.clone(), self.running.clone());
         self.dial_ins.spawn(async move {
             let mut clients = match dialler.dial(&uri).await {
