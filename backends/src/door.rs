@@ -248,7 +248,7 @@ impl Hall {
                 let stream = match tls.accept(socket).await {
                     Ok(stream) => stream,
                     Err((error, socket)) => {
-                        let _ = finish(&socket);
+                        say_goodbye(socket).await;
                         return Err(Refusal::Handshake(error));
                     }
                 };
@@ -369,6 +369,19 @@ fn finish(socket: &TcpStream) -> io::Result<()> {
     SockRef::from(socket).set_linger(None)
 }
 
+/// Closes what the peer may still be talking on, so that it hears why: closing with something unread would take back what was said
+/// last. (The caller bounds the time.)
+async fn say_goodbye(mut socket: TcpStream) {
+    let _ = finish(&socket);
+    let _ = socket.shutdown().await;
+    let mut unheard = [0; 1024];
+    for _ in 0..MOST_UNHEARD {
+        if !matches!(socket.read(&mut unheard).await, Ok(some) if some > 0) {
+            return;
+        }
+    }
+}
+
 /// Tells a client that hopes for TLS that there is none, in TLS.
 async fn refuse_tls(mut socket: TcpStream) -> Refusal {
     let _ = finish(&socket);
@@ -441,6 +454,9 @@ const HANDSHAKE_FAILURE: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 40];
 
 /// Of a request head, in bytes.
 const LONGEST_HEAD: usize = 16 * 1024;
+
+/// What a peer may go on saying after its handshake has failed, in kilobytes.
+const MOST_UNHEARD: usize = 16;
 
 /// For a peer that made no request to take in that it may go.
 const GOODBYE: Duration = Duration::from_secs(2);

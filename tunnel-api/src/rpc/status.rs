@@ -40,6 +40,9 @@ impl From<Status> for TunnelError {
         let fact = |key: &str| info.and_then(|info| info.metadata.get(key)).cloned().unwrap_or_default();
         let why = status.message().to_owned();
         let retry_after = details.retry_info().and_then(|retry| retry.retry_delay);
+        if let Some(why) = client_certificate_refused(&status) {
+            return Self::Unauthenticated { why };
+        }
         match (reason, status.code()) {
             ("INVALID", _) => Self::invalid(fact("field"), fact("why")),
             ("ADDRESS_TAKEN", _) => Self::AddressTaken { address: fact("address") },
@@ -87,6 +90,17 @@ fn unavailable(status: &Status) -> String {
         Some(source) => format!("{}: {}", status.message(), Chain(source)),
         None => status.message().to_owned(),
     }
+}
+
+/// In TLS 1.3 a client has finished before the server looks at its certificate, and learns what the server thinks of it when it
+/// waits for the first answer. On the way here the alert has become a text.
+fn client_certificate_refused(status: &Status) -> Option<String> {
+    let told = Chain(std::error::Error::source(status)?).to_string();
+    let (_, alert) = told.split_once("fatal alert: ")?;
+    let alert = alert.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+    // (The last one is what a signature by another authority of the same name is.)
+    let is_about_it = alert.contains("Certificate") || alert == "UnknownCA" || alert == "DecryptError";
+    is_about_it.then(|| format!("the server does not accept our client certificate ({alert})"))
 }
 
 /// An error and all its sources on one line.
