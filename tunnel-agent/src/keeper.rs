@@ -135,9 +135,6 @@ impl Keeper {
             biased;
             () = close.cancelled() => self.give_up().await,
             over = self.serve() => {
-                // A client that was sent in the moment in which the listener went stays in the channel for as long as anybody
-                // could send another one, and counts as running.
-                self.streams = None;
                 self.dial_ins.abort_all();
                 match over {
                     Over::Left => self.leave(&close).await,
@@ -151,6 +148,9 @@ impl Keeper {
 
     /// Lets what runs end, then closes the tunnel; a named one stays ours.
     async fn leave(&mut self, close: &CancellationToken) {
+        // A client that was sent in the moment in which the listener went stays in the channel for as long as anybody could send
+        // another one, and counts as running. (Who still listens takes the channel's end for news, and reads the state.)
+        self.streams = None;
         self.running.close();
         let ended = tokio::select! {
             biased;
