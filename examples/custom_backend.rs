@@ -11,7 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use tunnel_api::{
-    Caller, OpenTunnel, OpenedTunnel, PublicAddress, TunnelBackend, TunnelError, TunnelUri,
+    Caller, Carry, OpenTunnel, OpenedTunnel, PublicAddress, TunnelBackend, TunnelError, TunnelUri,
     rpc::{RemoteBackend, TunnelService},
 };
 
@@ -36,7 +36,8 @@ impl TunnelBackend for ForwardedPorts {
         let dial_by = SystemTime::now() + Duration::from_secs(3600);
         let id = format!("port-{}", address.port()).parse().expect("letters, digits and a dash");
         let (dial_from, client_allow, client_deny) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(OpenedTunnel { id, uri, address, dial_by, dial_from, connections: 1, client_allow, client_deny })
+        let carry = Carry::Connections;
+        Ok(OpenedTunnel { id, uri, address, dial_by, dial_from, connections: 1, client_allow, client_deny, carry })
     }
 
     async fn get_tunnel_address(&self, _caller: &Caller, uri: &TunnelUri) -> Result<PublicAddress, TunnelError> {

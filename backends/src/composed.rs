@@ -7,8 +7,8 @@ use std::{
 
 use async_trait::async_trait;
 use tunnel_api::{
-    AddressRequest, Caller, OpenTunnel, OpenedTunnel, Page, PublicAddress, TunnelBackend, TunnelError, TunnelEvents,
-    TunnelId, TunnelInfo, TunnelRef, TunnelUri, WatchFilter,
+    AddressRequest, Caller, Carry, OpenTunnel, OpenedTunnel, Page, PublicAddress, TunnelBackend, TunnelError,
+    TunnelEvents, TunnelId, TunnelInfo, TunnelRef, TunnelUri, WatchFilter,
 };
 
 use crate::{
@@ -104,7 +104,7 @@ impl TunnelBackend for Composed {
         self.tunnels.check_not_draining()?;
         let share = self.tunnels.quotas.share(caller);
         share.ask_to_open()?;
-        let request = self.without_what_makes_no_difference(request);
+        let request = self.without_what_makes_no_difference(request)?;
         self.check(&request)?;
         let Some(name) = &request.name else { return self.open_new(caller, request, share).await };
 
@@ -309,16 +309,38 @@ impl Composed {
         if request.name.is_some() || self.carrier.knows_its_agents() {
             return Some(AfterRestart::Restored);
         }
-        let leaves_an_address = !self.is_single_use(request) || request.address.port.is_some();
+        let asks_for_one = Terms::of(request.clone()).asks_for_its_address();
+        let leaves_an_address = !self.is_single_use(request) || asks_for_one;
         leaves_an_address.then_some(AfterRestart::AddressKept)
     }
 
     /// So that two requests which differ in nothing else are for the same tunnel.
-    fn without_what_makes_no_difference(&self, mut request: OpenTunnel) -> OpenTunnel {
+    fn without_what_makes_no_difference(&self, mut request: OpenTunnel) -> Result<OpenTunnel, TunnelError> {
         if self.carrier.carries_many() {
             (request.connections, request.proxy_protocol) = (Some(1), true);
         }
-        request
+        request.address = self.front(&request.address)?.canonical(request.address);
+        request.carry = Some(self.carry(&request)?);
+        Ok(request)
+    }
+
+    /// What is to travel to the agents: requests, where clients make some and the wire can carry them.
+    fn carry(&self, request: &OpenTunnel) -> Result<Carry, TunnelError> {
+        let scheme = request.address.scheme.as_deref().unwrap_or_default();
+        let are_web = matches!(scheme, "http" | "https");
+        match request.carry {
+            Some(Carry::Requests) if !are_web => {
+                let why = "only the clients of http and https addresses make requests; leave it empty";
+                Err(TunnelError::invalid("carry", why))
+            }
+            Some(Carry::Requests) if !self.carrier.carries_requests() => {
+                let why = format!("backend {} carries connections only; leave it empty", self.name);
+                Err(TunnelError::invalid("carry", why))
+            }
+            Some(carry) => Ok(carry),
+            None if are_web && self.carrier.carries_requests() => Ok(Carry::Requests),
+            None => Ok(Carry::Connections),
+        }
     }
 
     fn check(&self, request: &OpenTunnel) -> Result<(), TunnelError> {
@@ -343,8 +365,9 @@ impl Composed {
         let Some(scheme) = &wanted.scheme else {
             return self.fronts.first().ok_or(TunnelError::Unsupported { call: "OpenTunnel" });
         };
-        self.fronts.iter().find(|front| front.scheme() == scheme).ok_or_else(|| {
-            let offered: Vec<_> = self.fronts.iter().map(|front| format!("{}://", front.scheme())).collect();
+        self.fronts.iter().find(|front| front.schemes().contains(&scheme.as_str())).ok_or_else(|| {
+            let offered: Vec<_> =
+                self.fronts.iter().flat_map(|front| front.schemes()).map(|scheme| format!("{scheme}://")).collect();
             let why = format!("backend {} has no {scheme}:// addresses; it offers {}", self.name, offered.join(", "));
             TunnelError::invalid("address", why)
         })
@@ -373,6 +396,7 @@ impl Composed {
         UplinkTerms {
             client_wait: self.times.client_wait,
             single_use: self.is_single_use(request),
+            carry: request.carry.unwrap_or(Carry::Connections),
             relay: self.times.relay,
         }
     }

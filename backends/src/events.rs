@@ -1,10 +1,13 @@
 //! What happens to tunnels, told to whoever watches, and where it is counted. Bounded: a watcher that is too slow loses
 //! events and is told so.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tokio::sync::broadcast;
-use tunnel_api::{Owner, TunnelEvent, TunnelId, TunnelName, What};
+use tunnel_api::{Owner, RequestEnded, TunnelEvent, TunnelId, TunnelName, What};
 
 use crate::meters::Meters;
 
@@ -65,6 +68,26 @@ impl TunnelNews {
         let event = TunnelEvent { time: SystemTime::now(), tunnel: Some(self.about.id.clone()), what: what() };
         // Fails when the last watcher has just left.
         let _ = self.events.told.send(Arc::new(Told { about: self.about.clone(), event }));
+    }
+
+    /// Tells of a request, in the log and to whoever watches requests.
+    pub(crate) fn tell_request(&self, request: RequestEnded) {
+        let millis = |time: Duration| time.as_secs_f64() * 1e3;
+        tracing::info!(
+            target: "access",
+            { tunnel.id = %self.about.id,
+            client.addr = %request.client,
+            method = request.method,
+            host = request.host,
+            path = request.path,
+            status = request.status,
+            end = ?request.end,
+            bytes_to_agent = request.bytes_to_agent,
+            bytes_to_client = request.bytes_to_client,
+            first_byte_ms = request.first_byte.map(millis),
+            duration_ms = millis(request.duration) },
+            "request"
+        );
     }
 
     /// Where what happens is counted, whether anybody watches or not.

@@ -1,5 +1,6 @@
 //! How clients arrive: one file a way.
 
+pub mod named;
 pub mod port;
 
 use async_trait::async_trait;
@@ -13,8 +14,13 @@ use crate::{lease::Lease, uplink::Uplink};
 /// different tunnels.
 #[async_trait]
 pub trait Front: Send + Sync + 'static {
-    /// The scheme of its addresses, by which a request chooses it.
-    fn scheme(&self) -> &'static str;
+    /// The schemes of its addresses, by which a request chooses it.
+    fn schemes(&self) -> &'static [&'static str];
+
+    /// The same wish, spelled as this front understands it: two that ask for the same address are the same.
+    fn canonical(&self, wanted: AddressRequest) -> AddressRequest {
+        wanted
+    }
 
     /// Claims an address that fits `wanted` and serves its clients until the lease is dropped. When it returns, clients can
     /// connect. Dropping the future claims nothing.

@@ -27,6 +27,8 @@ pub mod door;
 #[cfg(feature = "serve")]
 mod events;
 #[cfg(feature = "serve")]
+pub mod exchange;
+#[cfg(feature = "serve")]
 pub mod files;
 #[cfg(feature = "serve")]
 pub mod front;
@@ -38,6 +40,8 @@ mod lease;
 pub mod meters;
 #[cfg(feature = "serve")]
 pub mod mux;
+#[cfg(feature = "serve")]
+pub mod names;
 #[cfg(feature = "serve")]
 mod naming;
 #[cfg(feature = "serve")]

@@ -16,7 +16,7 @@ use tunnel_api::Host;
 use crate::{
     carrier::ptth::{Gate, Patience, PtthCarrier},
     composed::{Composed, Times},
-    front::port::PortFront,
+    front::{Front, named::NamedFronts, port::PortFront},
     hosts::Advertised,
     ports::PortPool,
     tunnels::Tunnels,
@@ -45,6 +45,8 @@ pub struct MuxConfig {
     pub advertise_clients: Option<Host>,
     /// How many sessions one tunnel may have. Each costs a descriptor and some 50 KiB.
     pub max_sessions: usize,
+    /// Host names for clients, where there are any.
+    pub names: Option<NamedFronts>,
     /// How many clients of one tunnel may wait for an agent. Each costs a descriptor and about 1 KiB.
     pub waiting_clients: usize,
     /// How long an agent may be silent.
@@ -73,6 +75,7 @@ impl MuxConfig {
             advertise_port: None,
             advertise_clients: None,
             max_sessions: 64,
+            names: None,
             waiting_clients: 64,
             patience: Patience::default(),
             times: Times::default(),
@@ -97,11 +100,13 @@ impl MuxConfig {
             advertised: Advertised { key: "advertise.clients", configured: self.advertise_clients, bound: self.bind },
             waiting_clients: self.waiting_clients,
         };
+        let names = self.names.iter().flat_map(NamedFronts::fronts);
+        let fronts = std::iter::once(Arc::new(front) as Arc<dyn Front>).chain(names).collect();
         Composed {
             name: self.name.into(),
             tunnels: self.tunnels,
             carrier: Arc::new(carrier),
-            fronts: vec![Arc::new(front)],
+            fronts,
             times: self.times,
             max_connections: u32::MAX,
             single_use: false,

@@ -8,20 +8,29 @@ use std::{
 };
 
 use tokio::time::Instant;
-use tunnel_api::{Owner, TunnelId};
+use tunnel_api::{Host, Owner, PublicAddress, TunnelId};
 
 /// What a tunnel holds and gives up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Claim {
     /// A public port.
     Port(u16),
+    /// A host name.
+    Host(Host),
+}
+
+impl Claim {
+    /// The part of an address that nobody else can have.
+    pub fn of(address: &PublicAddress) -> Self {
+        if address.scheme() == "tcp" { Self::Port(address.port()) } else { Self::Host(address.host().clone()) }
+    }
 }
 
 /// Remembers for a while whose an address was. Shared by the pools that hand addresses out and by
 /// [`Tunnels`](crate::tunnels::Tunnels), which says what was given up.
 ///
-/// Bounded by the claims there are: one entry of some 150 bytes for each port. And no owner keeps more than 256 of them from
+/// Bounded by the claims there are: one entry of some 150 bytes for each port or name, and names are only remembered of tunnels that were open. And no owner keeps more than 256 of them from
 /// others, or one that opens and closes tunnels without end would have all ports to itself.
 #[derive(Debug)]
 pub struct Quarantine {

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use async_trait::async_trait;
 use tokio::net::TcpStream;
 
-use crate::{carrier::Declined, relay::Duplex, uplink::ClientInfo};
+use crate::{carrier::Declined, exchange::Requests, relay::Duplex, uplink::ClientInfo};
 
 /// One live agent connection. Its carrier makes it and keeps it among the tunnel's sessions for as long as it lives.
 #[async_trait]
@@ -19,6 +19,11 @@ pub trait Session: Send + Sync + 'static {
 
     /// How many streams at once.
     fn room(&self) -> usize;
+
+    /// Where its wire is HTTP itself: what sends requests as such. They take places as streams do.
+    fn requests(&self) -> Option<&dyn Requests> {
+        None
+    }
 
     /// Whether the agent has not answered for longer than it should. It may still be there; as long as there are others it
     /// gets no streams.

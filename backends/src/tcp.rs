@@ -23,7 +23,7 @@ use tunnel_api::Host;
 use crate::{
     carrier::tcp::TcpCarrier,
     composed::{Composed, Times},
-    front::port::PortFront,
+    front::{Front, named::NamedFronts, port::PortFront},
     hosts::Advertised,
     ports::PortPool,
     tunnels::Tunnels,
@@ -48,6 +48,8 @@ pub struct TcpConfig {
     pub advertise_clients: Option<Host>,
     /// How many dial-ins of one tunnel may wait at the most. Each costs a descriptor and about 1 KiB.
     pub max_connections: u32,
+    /// Host names for clients, where there are any.
+    pub names: Option<NamedFronts>,
     /// How many clients of one tunnel may wait for an agent. Each costs a descriptor and about 1 KiB.
     pub waiting_clients: usize,
     /// How long things last.
@@ -66,6 +68,7 @@ impl TcpConfig {
             advertise_agents: None,
             advertise_clients: None,
             max_connections: 1024,
+            names: None,
             waiting_clients: 64,
             times: Times::default(),
         }
@@ -81,11 +84,13 @@ impl TcpConfig {
             advertised: advertised("advertise.clients", self.advertise_clients),
             waiting_clients: self.waiting_clients,
         };
+        let names = self.names.iter().flat_map(NamedFronts::fronts);
+        let fronts = std::iter::once(Arc::new(front) as Arc<dyn Front>).chain(names).collect();
         Composed {
             name: self.name.into(),
             tunnels: self.tunnels,
             carrier: Arc::new(carrier),
-            fronts: vec![Arc::new(front)],
+            fronts,
             times: self.times,
             max_connections: self.max_connections,
             single_use: true,

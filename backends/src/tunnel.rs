@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tunnel_api::{
-    AddressRequest, CloseReason, CredentialId, Labels, OpenTunnel, OpenedTunnel, PublicAddress, TunnelError,
+    AddressRequest, Carry, CloseReason, CredentialId, Labels, OpenTunnel, OpenedTunnel, PublicAddress, TunnelError,
     TunnelInfo, TunnelName, TunnelState, TunnelUri,
 };
 
@@ -57,6 +57,13 @@ pub(crate) struct Terms {
     pub(crate) address: AddressRequest,
     pub(crate) connections: u32,
     pub(crate) proxy_protocol: bool,
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "text::serialize_some",
+        deserialize_with = "text::deserialize_some"
+    )]
+    pub(crate) carry: Option<Carry>,
     /// As asked for; empty for the caller's own address.
     pub(crate) dial_from: Vec<IpNet>,
     pub(crate) client_allow: Vec<IpNet>,
@@ -102,7 +109,7 @@ impl Tunnel {
 
     /// The part of its address that nobody else can have.
     pub(crate) fn claim(&self) -> Claim {
-        Claim::Port(self.address.port())
+        Claim::of(&self.address)
     }
 
     /// What is recorded of it, if anything is.
@@ -194,6 +201,7 @@ impl Tunnel {
             dial_by: self.uplink.presence().borrow().would_expire(),
             dial_from: self.dial_from.networks(),
             connections: self.terms.connections,
+            carry: self.uplink.carry(),
             client_allow: self.terms.client_allow.clone(),
             client_deny: self.terms.client_deny.clone(),
         }
@@ -224,6 +232,8 @@ impl Tunnel {
             Some(format!("address {}", self.address))
         } else if asked.connections != has.connections {
             Some(format!("connections {}", has.connections))
+        } else if has.carry.is_some() && asked.carry != has.carry {
+            Some(has.carry.map_or_else(|| "no carry".to_owned(), |carry| format!("carry {carry}")))
         } else if asked.proxy_protocol != has.proxy_protocol {
             Some(format!("proxy_protocol {}", has.proxy_protocol))
         } else if asked.dial_from != has.dial_from {
@@ -291,6 +301,7 @@ impl Terms {
             address: request.address,
             connections: request.connections.unwrap_or(1).max(1),
             proxy_protocol: request.proxy_protocol,
+            carry: request.carry,
             dial_from: request.dial_from,
             client_allow: request.client_allow,
             client_deny: request.client_deny,
@@ -299,11 +310,25 @@ impl Terms {
         }
     }
 
+    /// Whether the address is one that somebody wanted, by its port or name.
+    pub(crate) fn asks_for_its_address(&self) -> bool {
+        self.address.port.is_some() || self.address.host.is_some()
+    }
+
     /// The request that they come from.
     pub(crate) fn request(&self, name: Option<TunnelName>) -> OpenTunnel {
         // Without the dots, so that a restored tunnel has all that its request had.
-        let Self { address, connections, proxy_protocol, dial_from, client_allow, client_deny, dial_within, labels } =
-            self.clone();
+        let Self {
+            address,
+            connections,
+            proxy_protocol,
+            carry,
+            dial_from,
+            client_allow,
+            client_deny,
+            dial_within,
+            labels,
+        } = self.clone();
         OpenTunnel {
             // It is on its backend already, and who may dial in is recorded as it is in force.
             backend: None,
@@ -312,6 +337,7 @@ impl Terms {
             address,
             connections: Some(connections),
             proxy_protocol,
+            carry,
             dial_within,
             dial_from,
             client_allow,

@@ -291,7 +291,7 @@ impl Tunnels {
     async fn let_go(self: &Arc<Self>, tunnel: &Tunnel) {
         let Recording { recorded, after_restart } = &tunnel.recording;
         let about = tunnel.about();
-        let was_asked_for = tunnel.terms.address.port.is_some();
+        let was_asked_for = tunnel.terms.asks_for_its_address();
         let by = if was_asked_for {
             GivenUpBy::WhoAskedForIt { record: after_restart.map(|_| about.id.clone()) }
         } else {
@@ -347,7 +347,7 @@ impl Tunnels {
     async fn close_taken(&self, record: &Record, reason: CloseReason) {
         // Nothing else is remembered of the address, because it is held.
         self.quarantine.settle(record.claim());
-        if record.terms.address.port.is_some() {
+        if record.terms.asks_for_its_address() {
             self.give_up_for(record).await;
             self.sweep_in_time();
         } else {

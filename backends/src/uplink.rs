@@ -16,7 +16,7 @@ use std::{
 
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tunnel_api::{StreamEnd, What};
+use tunnel_api::{Carry, RequestEnded, StreamEnd, What};
 
 use self::opening::Opening;
 use crate::{
@@ -62,6 +62,8 @@ pub struct UplinkTerms {
     pub client_wait: Duration,
     /// After its first stream it takes no more: the tunnel is for one connection.
     pub single_use: bool,
+    /// What travels to its agents.
+    pub carry: Carry,
     /// The relay's times.
     pub relay: RelayTimes,
 }
@@ -191,6 +193,16 @@ impl Uplink {
                 Ok(OpenStream::new(self.clone(), client, opening, counted))
             }
         }
+    }
+
+    /// What travels to the agents.
+    pub fn carry(&self) -> Carry {
+        self.0.terms.carry
+    }
+
+    /// Tells what became of a request.
+    pub(crate) fn tell_request(&self, request: RequestEnded) {
+        self.0.news.tell_request(request);
     }
 
     /// Resolves when the tunnel takes no more clients and no more agents: listeners should close.

@@ -411,7 +411,7 @@ impl Keeper {
     }
 
     fn our_news(&self) -> WatchFilter {
-        WatchFilter { id: Some(self.opened.id.clone()), name: None }
+        WatchFilter { id: Some(self.opened.id.clone()), name: None, requests: false }
     }
 }
 

@@ -1,6 +1,6 @@
 use std::{fmt, str::FromStr};
 
-use crate::{Host, TunnelUri};
+use crate::Host;
 
 /// Where clients connect. It is public.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -19,6 +19,21 @@ impl PublicAddress {
     /// `tcp://host:port`.
     pub fn tcp(host: Host, port: u16) -> Self {
         Self { scheme: "tcp".to_owned(), host, port }
+    }
+
+    /// `http://host:port/`, or the same with https.
+    pub fn web(is_encrypted: bool, host: Host, port: u16) -> Self {
+        Self { scheme: if is_encrypted { "https" } else { "http" }.to_owned(), host, port }
+    }
+
+    /// `tls://host:port`: clients speak TLS with the agent itself.
+    pub fn tls(host: Host, port: u16) -> Self {
+        Self { scheme: "tls".to_owned(), host, port }
+    }
+
+    /// Whether web clients come here.
+    pub fn is_web(&self) -> bool {
+        default_port(&self.scheme).is_some()
     }
 
     /// What clients speak.
@@ -44,16 +59,18 @@ impl PublicAddress {
     /// The same place as a web address, for an agent that serves HTTP behind a `tcp` address. (`Url::set_scheme` will
     /// not turn `tcp` into `http`.)
     pub fn to_http(&self) -> String {
-        match self.scheme.as_str() {
-            "http" | "https" => self.to_string(),
-            _ => format!("http://{}:{}", self.host, self.port),
-        }
+        if self.is_web() { self.to_string() } else { format!("http://{}:{}", self.host, self.port) }
     }
 }
 
 impl fmt::Display for PublicAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}:{}", self.scheme, self.host, self.port)
+        // A web address is written as browsers write it.
+        match default_port(&self.scheme) {
+            Some(port) if port == self.port => write!(f, "{}://{}/", self.scheme, self.host),
+            Some(_) => write!(f, "{}://{}:{}/", self.scheme, self.host, self.port),
+            None => write!(f, "{}://{}:{}", self.scheme, self.host, self.port),
+        }
     }
 }
 
@@ -61,13 +78,20 @@ impl FromStr for PublicAddress {
     type Err = PublicAddressError;
 
     fn from_str(text: &str) -> Result<Self, PublicAddressError> {
-        // The grammar is that of a tunnel URI with nothing but scheme, host and port.
-        let uri: TunnelUri = text.parse().map_err(|_| PublicAddressError)?;
-        let address = Self { scheme: uri.scheme().to_owned(), host: uri.host().clone(), port: uri.port() };
-        if address.to_string() != uri.expose() {
-            return Err(PublicAddressError);
-        }
-        Ok(address)
+        // The grammar is that of a request for it, with nothing left out.
+        let AddressRequest { scheme, host, port } = text.parse().map_err(|_| PublicAddressError)?;
+        let scheme = scheme.ok_or(PublicAddressError)?;
+        let port = port.or_else(|| default_port(&scheme)).ok_or(PublicAddressError)?;
+        Ok(Self { host: host.ok_or(PublicAddressError)?, scheme, port })
+    }
+}
+
+/// The port of a web address that names none.
+fn default_port(scheme: &str) -> Option<u16> {
+    match scheme {
+        "http" => Some(80),
+        "https" => Some(443),
+        _ => None,
     }
 }
 
@@ -85,7 +109,7 @@ pub struct AddressRequest {
 
 /// Not a request for an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not an address; write tcp://:21000 for a port, or leave it empty")]
+#[error("not an address; write tcp://:21000 for a port, http://blog for a name, or leave it empty")]
 pub struct AddressRequestError;
 
 impl AddressRequest {
@@ -202,8 +226,19 @@ mod tests {
 
     #[test]
     fn an_address_prints_as_it_parses() {
-        for text in ["tcp://127.0.0.1:20000", "tcp://[2001:db8::1]:20000", "tcp://tunnels.example:20000"] {
+        for text in [
+            "tcp://127.0.0.1:20000",
+            "tcp://[2001:db8::1]:20000",
+            "tcp://tunnels.example:20000",
+            "tls://db.tunnels.example:8010",
+            "http://blog.localhost:8010/",
+            "https://blog.tunnels.example/",
+            "http://blog.tunnels.example:443/",
+        ] {
             assert_eq!(text.parse::<PublicAddress>().expect(text).to_string(), text);
+        }
+        for text in ["tcp://h", "tcp://:1", "http://", "h:1"] {
+            assert!(text.parse::<PublicAddress>().is_err(), "{text}");
         }
         assert!("tcp://h:1/path".parse::<PublicAddress>().is_err());
     }

@@ -62,6 +62,13 @@ pub enum What {
         /// How long it took.
         duration: Duration,
     },
+    /// A client's request was answered, or came to nothing. Told to those who asked for requests.
+    RequestEnded(Box<RequestEnded>),
+    /// The reader was too slow for the requests, and has missed so many of them; of anything else it has missed nothing.
+    RequestsMissed {
+        /// How many.
+        missed: u64,
+    },
     /// The tunnel closed.
     Closed {
         /// Why.
@@ -72,6 +79,31 @@ pub enum What {
         /// How many.
         missed: u64,
     },
+}
+
+/// A request, and what became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestEnded {
+    /// Where the client came from.
+    pub client: SocketAddr,
+    /// What it asked for.
+    pub method: String,
+    /// Of which host.
+    pub host: String,
+    /// The path, and the query only where the server's config says so.
+    pub path: String,
+    /// What it was answered; `None` if it went before there was an answer.
+    pub status: Option<u16>,
+    /// How it ended.
+    pub end: StreamEnd,
+    /// Bytes of the request's body, or of what followed it where it became a connection.
+    pub bytes_to_agent: u64,
+    /// Bytes of the answer's body, or of what followed it.
+    pub bytes_to_client: u64,
+    /// From the request's head to the answer's.
+    pub first_byte: Option<Duration>,
+    /// From the request's head to the end.
+    pub duration: Duration,
 }
 
 /// How a stream ended: whole, or cut short by somebody.
@@ -125,6 +157,8 @@ pub struct WatchFilter {
     pub id: Option<TunnelId>,
     /// Only the tunnel with this name, whenever it is open.
     pub name: Option<TunnelName>,
+    /// Requests too, one by one.
+    pub requests: bool,
 }
 
 impl WatchFilter {

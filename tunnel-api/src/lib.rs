@@ -10,6 +10,7 @@
 mod address;
 mod backend;
 mod caller;
+mod carry;
 mod error;
 mod event;
 mod host;
@@ -26,8 +27,9 @@ mod uri;
 pub use address::{AddressRequest, AddressRequestError, PublicAddress, PublicAddressError};
 pub use backend::{TunnelBackend, TunnelEvents};
 pub use caller::{Caller, ConnectionAddrs, CredentialId, Owner, canonical_ip, canonical_network};
+pub use carry::{Carry, CarryError};
 pub use error::TunnelError;
-pub use event::{AgentLoss, CloseReason, StreamEnd, TunnelEvent, WatchFilter, What};
+pub use event::{AgentLoss, CloseReason, RequestEnded, StreamEnd, TunnelEvent, WatchFilter, What};
 pub use host::{Host, HostError};
 pub use info::{Page, TunnelInfo, TunnelState};
 pub use name::{NameError, TunnelId, TunnelName, TunnelRef};

@@ -6,7 +6,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use crate::{AddressRequest, PublicAddress, TunnelError, TunnelId, TunnelName, TunnelUri};
+use crate::{AddressRequest, Carry, PublicAddress, TunnelError, TunnelId, TunnelName, TunnelUri};
 
 /// The caller's own notes on a tunnel.
 pub type Labels = BTreeMap<String, String>;
@@ -32,6 +32,8 @@ pub struct OpenTunnel {
     pub client_allow: Vec<IpNet>,
     /// Which of those may not.
     pub client_deny: Vec<IpNet>,
+    /// What travels to the agents; `None` for whatever suits the address and the backend.
+    pub carry: Option<Carry>,
     /// The address of the one on whose behalf the call is made.
     pub caller_address: Option<IpAddr>,
     /// The caller's notes.
@@ -88,4 +90,6 @@ pub struct OpenedTunnel {
     pub client_allow: Vec<IpNet>,
     /// Which of those may not.
     pub client_deny: Vec<IpNet>,
+    /// What travels to the agents.
+    pub carry: Carry,
 }

@@ -7,8 +7,10 @@ use tunnel_backends::{
     carrier::ptth::{Gate, Patience},
     composed::Composed,
     door::{DoorTerms, Encryption},
+    front::named::NamedFronts,
     meters::Meters,
     mux::MuxConfig,
+    names::Names,
     ports::PortPool,
     process,
     quarantine::Quarantine,
@@ -20,7 +22,7 @@ use tunnel_backends::{
 };
 
 use crate::{
-    config::{Backend, Config, Mux, Tcp},
+    config::{Advertise, Backend, Config, Mux, Tcp},
     server::StartError,
 };
 
@@ -32,6 +34,7 @@ pub(crate) struct Parts {
     pub(crate) composed: Vec<Arc<Composed>>,
     pub(crate) router: Router,
     pub(crate) gate: Arc<Gate>,
+    pub(crate) names: Arc<Names>,
     pub(crate) door: DoorTerms,
     pub(crate) meters: Arc<Meters>,
 }
@@ -55,10 +58,12 @@ pub(crate) fn assemble(
         meters: meters.clone(),
     });
     let gate = Gate::with_tickets(tickets);
+    let names = names(config, quarantine.clone());
     let (public, extra) = (config.ports.public.clone(), config.ports.extra_ports.clone());
     let shared = Shared {
         tunnels: tunnels.clone(),
         gate: gate.clone(),
+        names: named_fronts(config, door_addr, names.clone()),
         public_ports: PortPool::with_quarantine(public, extra, quarantine),
         dial_in_ports: PortPool::new(config.ports.dial_in.clone(), Default::default()),
         door_addr,
@@ -79,8 +84,24 @@ pub(crate) fn assemble(
         encryption: encryption(config),
     };
     tracing::debug!(?descriptors, limits = ?config.limits.overall(descriptors), door.waiting, "limits of all together");
-    Ok(Parts { tunnels, quotas, composed, router, gate, door, meters })
+    Ok(Parts { tunnels, quotas, composed, router, gate, names, door, meters })
 }
+
+/// The server's own hosts are nobody's.
+fn names(config: &Config, quarantine: Arc<Quarantine>) -> Arc<Names> {
+    let Advertise { agents, clients } = config.advertise.clone();
+    let own = agents.map(|agents| agents.host).into_iter().chain(clients);
+    Names::new(config.names.domain.clone(), own, quarantine)
+}
+
+fn named_fronts(config: &Config, door: SocketAddr, names: Arc<Names>) -> NamedFronts {
+    let behind_proxy = config.tls.is_none() && config.is_encrypted();
+    let port = config.names.port.unwrap_or(if behind_proxy { HTTPS } else { door.port() });
+    NamedFronts { names, port, is_encrypted: config.is_encrypted() }
+}
+
+/// Where proxies that end TLS are reached, unless the config says otherwise.
+const HTTPS: u16 = 443;
 
 /// Whoever can come encrypted has to, unless the config says that it does not matter.
 fn encryption(config: &Config) -> Encryption {
@@ -101,6 +122,7 @@ fn seats(configured: usize, descriptors: Option<usize>) -> usize {
 struct Shared<'c> {
     tunnels: Arc<Tunnels>,
     gate: Arc<Gate>,
+    names: NamedFronts,
     public_ports: Arc<PortPool>,
     dial_in_ports: Arc<PortPool>,
     door_addr: SocketAddr,
@@ -125,6 +147,7 @@ impl Shared<'_> {
             advertise_agents: self.agents_host(),
             advertise_clients: self.config.advertise.clients.clone(),
             max_connections: tcp.max_connections,
+            names: Some(self.names.clone()),
             waiting_clients: tcp.waiting_clients,
             times: tcp.times(),
         }
@@ -142,6 +165,7 @@ impl Shared<'_> {
             advertise_port: self.config.advertise.agents.as_ref().and_then(|agents| agents.port),
             advertise_clients: self.config.advertise.clients.clone(),
             max_sessions: mux.max_sessions,
+            names: Some(self.names.clone()),
             waiting_clients: mux.waiting_clients,
             patience: Patience { ping_after: mux.ping_after, dead_after: mux.dead_after },
             times: mux.times(),

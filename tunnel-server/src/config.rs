@@ -60,6 +60,8 @@ pub struct Config {
     pub tls: Option<Tls>,
     /// The hosts that are given out.
     pub advertise: Advertise,
+    /// The host names that are given out.
+    pub names: Names,
     /// The ports that are given out.
     pub ports: Ports,
     /// The limits of the one port.
@@ -102,6 +104,17 @@ pub struct HostPort {
     /// The host.
     pub host: Host,
     /// The port. Unset: the one that is listened on.
+    pub port: Option<u16>,
+}
+
+/// `[names]`: the host names of tunnels, for web clients and for those that speak TLS with the agent.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Names {
+    /// The domain that they are in.
+    #[serde(deserialize_with = "values::domain")]
+    pub domain: Host,
+    /// The port in their addresses. Unset: that of `listen`, or 443 where proxies end TLS.
     pub port: Option<u16>,
 }
 
@@ -191,6 +204,7 @@ impl Default for Config {
             state: None,
             quarantine: Duration::from_secs(10 * 60),
             advertise: Advertise::default(),
+            names: Names::default(),
             ports: Ports::default(),
             door: Door::default(),
             limits: Limits::default(),
@@ -200,6 +214,12 @@ impl Default for Config {
                 ("mux".to_owned(), Backend::Mux(Mux::default())),
             ]),
         }
+    }
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self { domain: tunnel_backends::names::localhost(), port: None }
     }
 }
 

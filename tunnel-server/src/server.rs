@@ -93,7 +93,7 @@ impl Server {
         let admin = listen_for_admin(&config)?;
         let registry = registry(config.state.as_deref()).await?;
         let loaded = registry.load().await?;
-        let Parts { tunnels, quotas, composed, router, gate, door, meters } =
+        let Parts { tunnels, quotas, composed, router, gate, names, door, meters } =
             assemble(&config, addr, registry, loaded.tickets.clone())?;
         // Nobody is let in yet: connections wait in the kernel's backlog.
         restore(&tunnels, &composed, loaded).await;
@@ -103,7 +103,7 @@ impl Server {
         let backend: Arc<dyn TunnelBackend> = match &keyring {
             Some(keyring) => {
                 let default = config.default_backend().unwrap_or_default();
-                let guarded = Guard::new(router, keyring.clone(), tunnels.clone(), default);
+                let guarded = Guard::new(router, keyring.clone(), (tunnels.clone(), names.clone()), default);
                 Arc::new(Audited::new(guarded, audit.clone()))
             }
             None => Arc::new(Audited::new(router, audit.clone())),

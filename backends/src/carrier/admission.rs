@@ -28,6 +28,11 @@ pub trait Carrier: Send + Sync + 'static {
         false
     }
 
+    /// Whether the wire is HTTP itself, so that clients' requests can be sent as such.
+    fn carries_requests(&self) -> bool {
+        false
+    }
+
     /// Whether one dial-in carries many clients, and each one's address: then how many dial-ins may wait, and whether the
     /// address goes before the bytes, makes no difference.
     fn carries_many(&self) -> bool {

@@ -36,8 +36,8 @@ pub struct PortFront {
 
 #[async_trait]
 impl Front for PortFront {
-    fn scheme(&self) -> &'static str {
-        "tcp"
+    fn schemes(&self) -> &'static [&'static str] {
+        &["tcp"]
     }
 
     async fn publish(

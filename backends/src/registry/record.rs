@@ -138,7 +138,7 @@ impl Record {
 
     /// The part of its address that nobody else can have.
     pub(crate) fn claim(&self) -> Claim {
-        Claim::Port(self.address.port())
+        Claim::of(&self.address)
     }
 
     /// Whoever opened it, as far as that matters when it is opened again.
@@ -224,6 +224,7 @@ pub(crate) mod tests {
                 address: "tcp://:21000".parse().unwrap(),
                 connections: 4,
                 proxy_protocol: true,
+                carry: Some(tunnel_api::Carry::Connections),
                 dial_from: vec!["192.0.2.0/24".parse().unwrap()],
                 client_allow: vec!["::/0".parse().unwrap()],
                 client_deny: vec!["10.0.0.0/8".parse().unwrap()],
@@ -237,7 +238,7 @@ pub(crate) mod tests {
     fn a_record_is_read_as_it_was_written() {
         let full = record("t-1", 21000);
         let mut plain = record("t-2", 21001);
-        (plain.credential, plain.name, plain.terms.dial_within) = (None, None, None);
+        (plain.credential, plain.name, plain.terms.dial_within, plain.terms.carry) = (None, None, None, None);
         plain.terms.address = "".parse().unwrap();
         for record in [full, plain] {
             let json = record.to_json().unwrap();

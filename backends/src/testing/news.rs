@@ -95,8 +95,8 @@ pub async fn an_agent_is_told_of_before_its_clients(rig: &dyn Rig) {
 pub async fn a_filter_admits_only_what_it_names(rig: &dyn Rig) {
     let stage = Stage::new(rig);
     let first = stage.open(WAITING).await;
-    let by_id = WatchFilter { id: Some(first.id.clone()), name: None };
-    let by_name = WatchFilter { id: None, name: Some(tunnel_name("wanted")) };
+    let by_id = WatchFilter { id: Some(first.id.clone()), name: None, requests: false };
+    let by_name = WatchFilter { id: None, name: Some(tunnel_name("wanted")), requests: false };
     let mut id_watch = stage.watch_from_the_present_on(by_id).await;
     let mut name_watch = stage.watch_from_the_present_on(by_name).await;
     id_watch.ready().await;

@@ -28,13 +28,13 @@ pub(crate) async fn run(args: &Watch, server: &Server, screen: &Screen) -> Resul
 async fn watch(args: &Watch, server: &Server, screen: &Screen) -> Result<(), Failure> {
     let backend = server.connect().await?;
     if let Some(id) = args.tunnel.as_ref().and_then(|text| id(text.as_str())) {
-        let filter = WatchFilter { id: Some(id), name: None };
+        let filter = WatchFilter { id: Some(id), name: None, requests: false };
         match tell(backend.watch_tunnels(&Caller::embedded(), &filter).await?, args.output, Watched::Id).await? {
             End::NeverThere => {}
             End::Over => return Ok(()),
         }
     }
-    let filter = WatchFilter { id: None, name: args.tunnel.clone() };
+    let filter = WatchFilter { id: None, name: args.tunnel.clone(), requests: false };
     let watched = match &args.tunnel {
         None => Watched::All,
         Some(name) => Watched::Name(screen, name),

@@ -10,8 +10,8 @@ use ipnet::IpNet;
 
 use super::v1;
 use crate::{
-    AgentLoss, CloseReason, OpenTunnel, OpenedTunnel, StreamEnd, TunnelError, TunnelEvent, TunnelInfo, TunnelName,
-    TunnelState, What, canonical_network,
+    AgentLoss, Carry, CloseReason, OpenTunnel, OpenedTunnel, RequestEnded, StreamEnd, TunnelError, TunnelEvent,
+    TunnelInfo, TunnelName, TunnelState, What, canonical_network,
 };
 
 /// A peer broke the contract of the .proto. Only a client meets this: a server's own refusals name the field.
@@ -33,6 +33,7 @@ pub(super) fn open_request(request: v1::OpenTunnelRequest) -> Result<OpenTunnel,
         connections: (request.connections != 0).then_some(request.connections),
         proxy_protocol: request.proxy_protocol,
         dial_within,
+        carry: carry(request.carry)?,
         dial_from: networks("dial_from", &request.dial_from)?,
         client_allow: networks("client_allow", &request.client_allow)?,
         client_deny: networks("client_deny", &request.client_deny)?,
@@ -49,6 +50,7 @@ pub(super) fn into_open_request(wanted: OpenTunnel) -> v1::OpenTunnelRequest {
         address: wanted.address.to_string(),
         name: wanted.name.map(|name| name.to_string()).unwrap_or_default(),
         connections: wanted.connections.unwrap_or_default(),
+        carry: wanted.carry.map_or(v1::Carry::Unspecified, into_carry).into(),
         proxy_protocol: wanted.proxy_protocol,
         dial_within: wanted.dial_within.and_then(|d| d.try_into().ok()),
         dial_from: texts(&wanted.dial_from),
@@ -67,6 +69,7 @@ pub(super) fn open_response(opened: &OpenedTunnel) -> v1::OpenTunnelResponse {
         dial_by: Some(opened.dial_by.into()),
         dial_from: texts(&opened.dial_from),
         connections: opened.connections,
+        carry: into_carry(opened.carry).into(),
         client_allow: texts(&opened.client_allow),
         client_deny: texts(&opened.client_deny),
     }
@@ -82,7 +85,25 @@ pub(super) fn from_open_response(answer: &v1::OpenTunnelResponse) -> Result<Open
         connections: answer.connections,
         client_allow: valid_all("client_allow", &answer.client_allow)?,
         client_deny: valid_all("client_deny", &answer.client_deny)?,
+        // A server that does not say knows of connections only.
+        carry: carry(answer.carry).map_err(|_| Malformed("carry"))?.unwrap_or(Carry::Connections),
     })
+}
+
+fn carry(carry: i32) -> Result<Option<Carry>, TunnelError> {
+    match v1::Carry::try_from(carry) {
+        Ok(v1::Carry::Unspecified) => Ok(None),
+        Ok(v1::Carry::Requests) => Ok(Some(Carry::Requests)),
+        Ok(v1::Carry::Connections) => Ok(Some(Carry::Connections)),
+        Err(_) => Err(TunnelError::invalid("carry", "not one that this server knows")),
+    }
+}
+
+fn into_carry(carry: Carry) -> v1::Carry {
+    match carry {
+        Carry::Requests => v1::Carry::Requests,
+        Carry::Connections => v1::Carry::Connections,
+    }
 }
 
 // ---- TunnelInfo ----
@@ -171,6 +192,8 @@ pub(super) fn event(event: TunnelEvent) -> v1::WatchTunnelsResponse {
                 duration: duration.try_into().ok(),
             })
         }
+        What::RequestEnded(request) => Event::RequestEnded(request_ended(*request)),
+        What::RequestsMissed { missed } => Event::RequestsMissed(v1::RequestsMissed { missed }),
         What::Closed { reason } => Event::Closed(v1::Closed { reason: close_reason(reason).into() }),
         What::Lagged { missed } => Event::Lagged(v1::Lagged { missed }),
     };
@@ -203,11 +226,44 @@ pub(super) fn from_event(event: v1::WatchTunnelsResponse) -> Result<TunnelEvent,
             bytes_to_client: e.bytes_to_client,
             duration: e.duration.and_then(|d| d.try_into().ok()).ok_or(Malformed("duration"))?,
         },
+        Event::RequestEnded(e) => What::RequestEnded(Box::new(from_request_ended(e)?)),
+        Event::RequestsMissed(e) => What::RequestsMissed { missed: e.missed },
         Event::Closed(e) => What::Closed { reason: from_close_reason(e.reason())? },
         Event::Lagged(e) => What::Lagged { missed: e.missed },
     };
     let tunnel = non_empty(event.id).map(|id| valid("id", &id)).transpose()?;
     Ok(TunnelEvent { time: time("time", event.time)?, tunnel, what })
+}
+
+fn request_ended(request: RequestEnded) -> v1::RequestEnded {
+    v1::RequestEnded {
+        client: request.client.to_string(),
+        method: request.method,
+        host: request.host,
+        path: request.path,
+        status: request.status.map(u32::from).unwrap_or_default(),
+        end: stream_end(request.end).into(),
+        bytes_to_agent: request.bytes_to_agent,
+        bytes_to_client: request.bytes_to_client,
+        first_byte: request.first_byte.and_then(|d| d.try_into().ok()),
+        duration: request.duration.try_into().ok(),
+    }
+}
+
+fn from_request_ended(request: v1::RequestEnded) -> Result<RequestEnded, Malformed> {
+    let status = u16::try_from(request.status).map_err(|_| Malformed("status"))?;
+    Ok(RequestEnded {
+        client: socket(&request.client)?,
+        end: from_stream_end(request.end())?,
+        method: request.method,
+        host: request.host,
+        path: request.path,
+        status: (status != 0).then_some(status),
+        bytes_to_agent: request.bytes_to_agent,
+        bytes_to_client: request.bytes_to_client,
+        first_byte: request.first_byte.and_then(|d| d.try_into().ok()),
+        duration: request.duration.and_then(|d| d.try_into().ok()).ok_or(Malformed("duration"))?,
+    })
 }
 
 fn stream_end(end: StreamEnd) -> v1::StreamEnd {

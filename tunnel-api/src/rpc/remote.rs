@@ -87,6 +87,7 @@ impl TunnelBackend for RemoteBackend {
         let request = v1::WatchTunnelsRequest {
             id: filter.id.as_ref().map(ToString::to_string).unwrap_or_default(),
             name: name.map(|name| name.to_string()).unwrap_or_default(),
+            requests: filter.requests,
         };
         let events = self.client.clone().watch_tunnels(request).await?.into_inner();
         let owner = caller.owner.clone();

@@ -89,7 +89,11 @@ impl<B: TunnelBackend> v1::service::Tunnel for TunnelService<B> {
     ) -> Result<Response<Self::WatchTunnelsStream>, Status> {
         let caller = caller(&request);
         let request = request.into_inner();
-        let filter = WatchFilter { id: optional("id", &request.id)?, name: optional("name", &request.name)? };
+        let filter = WatchFilter {
+            id: optional("id", &request.id)?,
+            name: optional("name", &request.name)?,
+            requests: request.requests,
+        };
         let events = self.backend.watch_tunnels(&caller, &filter).await?;
         Ok(Response::new(events.map(|event| Ok(convert::event(event?))).boxed()))
     }

@@ -2,7 +2,7 @@ use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de::Error};
-use tunnel_api::{OpenTunnel, TunnelError};
+use tunnel_api::{AddressRequest, Host, OpenTunnel, TunnelError};
 use tunnel_backends::sockets;
 use wildmatch::WildMatch;
 
@@ -24,31 +24,17 @@ pub(crate) struct Grants {
 
 impl Grants {
     /// Whether all that the request asks for is granted. Clients are restricted to what is granted where the request does not
-    /// do so itself. `backend` is the one that it will go to; `had_port` tells of a port that the owner has had and may ask for
-    /// again.
+    /// do so itself. `backend` is the one that it will go to; An address that the owner has had it may ask for again.
     pub(super) fn check(
         &self,
         request: &mut OpenTunnel,
         backend: &str,
-        had_port: impl FnOnce(u16) -> bool,
+        addresses: &impl Addresses,
     ) -> Result<(), TunnelError> {
         if !self.backends.iter().any(|pattern| pattern.matches(backend)) {
             return Err(refusal(&format!("the backend {backend}"), "backends"));
         }
-        if let Some(port) = request.address.port
-            && !self.ports.iter().any(|ports| ports.0.contains(&port))
-            && !had_port(port)
-        {
-            return Err(refusal(&format!("port {port}; leave the port empty to get one"), "ports"));
-        }
-        // The host of a tcp address is the server's own, or else its front refuses it.
-        let is_tcp = request.address.scheme.as_deref().is_none_or(|scheme| scheme == "tcp");
-        if let Some(host) = request.address.host.as_ref().map(ToString::to_string)
-            && !is_tcp
-            && !self.hosts.iter().any(|pattern| pattern.matches(&host))
-        {
-            return Err(refusal(&format!("the host {host}"), "hosts"));
-        }
+        self.check_address(request, addresses)?;
         if let Some(network) = request.dial_from.iter().find(|network| !covers(&self.dial_from, network)) {
             return Err(refusal(&format!("dial_from {network}"), "dial_from"));
         }
@@ -57,6 +43,26 @@ impl Grants {
             return Err(refusal(&format!("caller_address {ip}"), "dial_from"));
         }
         self.restrict_clients(request)
+    }
+
+    /// Of a tcp address the host is the server's own, and of others the port is; or else their fronts refuse them.
+    fn check_address(&self, request: &OpenTunnel, addresses: &impl Addresses) -> Result<(), TunnelError> {
+        let AddressRequest { scheme, host, port } = &request.address;
+        let is_tcp = scheme.as_deref().is_none_or(|scheme| scheme == "tcp");
+        if let Some(port) = port.filter(|_| is_tcp)
+            && !self.ports.iter().any(|ports| ports.0.contains(&port))
+            && !addresses.had_port(port)
+        {
+            return Err(refusal(&format!("port {port}; leave the port empty to get one"), "ports"));
+        }
+        let is_granted = |name: &String| self.hosts.iter().any(|pattern| pattern.matches(name));
+        if let Some(name) = host.as_ref().filter(|_| !is_tcp)
+            && !addresses.spellings(name).iter().any(is_granted)
+            && !addresses.had_name(name)
+        {
+            return Err(refusal(&format!("the host {name}; leave it empty to get one"), "hosts"));
+        }
+        Ok(())
     }
 
     fn restrict_clients(&self, request: &mut OpenTunnel) -> Result<(), TunnelError> {
@@ -74,6 +80,18 @@ impl Grants {
         }
         Ok(())
     }
+}
+
+/// What is known of addresses beyond what credentials say.
+pub(super) trait Addresses {
+    /// Whether this port was the owner's lately.
+    fn had_port(&self, port: u16) -> bool;
+
+    /// Whether this name was the owner's lately.
+    fn had_name(&self, name: &Host) -> bool;
+
+    /// How a grant may spell this name: in full and, in the server's domain, without it.
+    fn spellings(&self, name: &Host) -> Vec<String>;
 }
 
 fn covers(granted: &[IpNet], wanted: &IpNet) -> bool {
@@ -140,9 +158,27 @@ mod tests {
     fn check(grants: &str, request: OpenTunnel) -> Result<OpenTunnel, String> {
         let grants: Grants = toml::from_str(grants).unwrap();
         let mut request = request;
-        let had_port = |port| port == 20007;
-        grants.check(&mut request, "mux", had_port).map_err(|error| error.to_string())?;
+        grants.check(&mut request, "mux", &Once).map_err(|error| error.to_string())?;
         Ok(request)
+    }
+
+    /// The owner has had one of each.
+    struct Once;
+
+    impl Addresses for Once {
+        fn had_port(&self, port: u16) -> bool {
+            port == 20007
+        }
+
+        fn had_name(&self, name: &Host) -> bool {
+            name.to_string() == "0123.t.example"
+        }
+
+        fn spellings(&self, name: &Host) -> Vec<String> {
+            let name = name.to_string();
+            let label = name.strip_suffix(".t.example").unwrap_or(&name).to_owned();
+            vec![name, label]
+        }
     }
 
     fn at(address: &str) -> OpenTunnel {
@@ -161,6 +197,7 @@ mod tests {
             ("backends = ['mux']", OpenTunnel::default(), "clients"),
             (PLAIN, at("tcp://:20000"), "ports"),
             (PLAIN, at("http://blog"), "hosts"),
+            (PLAIN, at("tls://blog"), "hosts"),
             (PLAIN, OpenTunnel { dial_from: vec![net], ..OpenTunnel::default() }, "dial_from"),
             (PLAIN, OpenTunnel { caller_address: Some(net.addr()), ..OpenTunnel::default() }, "dial_from"),
         ] {
@@ -205,8 +242,18 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_was_the_owners_may_be_asked_for_again() {
+    fn an_address_that_was_the_owners_may_be_asked_for_again() {
         check(PLAIN, at("tcp://:20007")).unwrap();
+        check(PLAIN, at("https://0123.t.example:8010/")).unwrap();
+    }
+
+    #[test]
+    fn a_name_in_the_servers_domain_is_granted_with_the_domain_or_without() {
+        for pattern in ["blog", "blog.t.example", "b*"] {
+            let grants = format!("{PLAIN}\nhosts = ['{pattern}']");
+            check(&grants, at("http://blog.t.example")).unwrap();
+            check(&grants, at("http://other.t.example")).expect_err(pattern);
+        }
     }
 
     #[test]

@@ -3,12 +3,12 @@ use std::{fmt, sync::Arc, time::SystemTime};
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use tunnel_api::{
-    Caller, CredentialId, OpenTunnel, OpenedTunnel, Page, PublicAddress, TunnelBackend, TunnelError, TunnelEvents,
-    TunnelInfo, TunnelRef, TunnelUri, WatchFilter,
+    Caller, CredentialId, Host, OpenTunnel, OpenedTunnel, Owner, Page, PublicAddress, TunnelBackend, TunnelError,
+    TunnelEvents, TunnelInfo, TunnelRef, TunnelUri, WatchFilter,
 };
-use tunnel_backends::tunnels::Tunnels;
+use tunnel_backends::{names::Names, tunnels::Tunnels};
 
-use super::Keyring;
+use super::{Keyring, grants::Addresses};
 
 /// Holds callers to what their credentials grant, before anything is allocated. Callers in this process, who have none, are the
 /// process itself and may do everything.
@@ -16,13 +16,19 @@ pub(crate) struct Guard<B> {
     inner: B,
     keyring: Arc<Keyring>,
     tunnels: Arc<Tunnels>,
+    names: Arc<Names>,
     /// Where requests go that name no backend.
     default_backend: String,
 }
 
 impl<B: TunnelBackend> Guard<B> {
-    pub(crate) fn new(inner: B, keyring: Arc<Keyring>, tunnels: Arc<Tunnels>, default_backend: &str) -> Self {
-        Self { inner, keyring, tunnels, default_backend: default_backend.to_owned() }
+    pub(crate) fn new(
+        inner: B,
+        keyring: Arc<Keyring>,
+        (tunnels, names): (Arc<Tunnels>, Arc<Names>),
+        default_backend: &str,
+    ) -> Self {
+        Self { inner, keyring, tunnels, names, default_backend: default_backend.to_owned() }
     }
 
     fn check(&self, caller: &Caller, request: &mut OpenTunnel) -> Result<(), TunnelError> {
@@ -30,13 +36,36 @@ impl<B: TunnelBackend> Guard<B> {
         let credentials = self.keyring.credentials();
         let credential = credentials.by_id(id, &caller.owner, SystemTime::now()).ok_or_else(revoked)?;
         let backend = request.backend.clone().unwrap_or_else(|| self.default_backend.clone());
-        credential.grants.check(request, &backend, |port| self.tunnels.is_kept_for(&caller.owner, port))
+        let addresses = Known { tunnels: &self.tunnels, names: &self.names, owner: &caller.owner };
+        credential.grants.check(request, &backend, &addresses)
     }
 
     fn is_revoked(&self, caller: &Caller) -> bool {
         let credentials = self.keyring.credentials();
         let is_good = |id| credentials.by_id(id, &caller.owner, SystemTime::now()).is_some();
         caller.credential.as_ref().is_some_and(|id| !is_good(id))
+    }
+}
+
+/// What is known of an owner's addresses.
+struct Known<'g> {
+    tunnels: &'g Tunnels,
+    names: &'g Names,
+    owner: &'g Owner,
+}
+
+impl Addresses for Known<'_> {
+    fn had_port(&self, port: u16) -> bool {
+        self.tunnels.is_kept_for(self.owner, port)
+    }
+
+    fn had_name(&self, name: &Host) -> bool {
+        self.names.is_kept_for(self.owner, name)
+    }
+
+    fn spellings(&self, name: &Host) -> Vec<String> {
+        let full = self.names.in_full(name);
+        self.names.label(&full).into_iter().chain([full.to_string()]).collect()
     }
 }
 

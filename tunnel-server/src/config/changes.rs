@@ -18,6 +18,7 @@ impl Config {
             state,
             quarantine,
             advertise,
+            names,
             ports,
             limits: _, // can be changed
             door,
@@ -36,6 +37,7 @@ impl Config {
             ("state", *state != other.state),
             ("quarantine", *quarantine != other.quarantine),
             ("advertise", *advertise != other.advertise),
+            ("names", *names != other.names),
             ("ports", *ports != other.ports),
             ("door", *door != other.door),
             ("admin", *admin != other.admin),

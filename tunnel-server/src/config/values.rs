@@ -63,6 +63,14 @@ pub(super) fn host<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Host>, D
     Ok(Some(host))
 }
 
+pub(super) fn domain<'de, D: Deserializer<'de>>(from: D) -> Result<Host, D::Error> {
+    let text = String::deserialize(from)?;
+    let domain: Option<Host> = text.parse().ok();
+    domain
+        .filter(|domain| domain.ip().is_none())
+        .ok_or_else(|| D::Error::custom("write a domain such as \"tunnels.example.com\""))
+}
+
 /// So many bytes: `"10MiB"`, `"1.5GB"` or a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);

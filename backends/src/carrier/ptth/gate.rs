@@ -64,6 +64,10 @@ impl Carrier for PtthCarrier {
         true
     }
 
+    fn carries_requests(&self) -> bool {
+        true
+    }
+
     fn carries_many(&self) -> bool {
         true
     }
