@@ -83,6 +83,7 @@ pub(crate) fn assemble(
         keep_alive_http2: config.door.keep_alive_http2,
         kept_alive: seats(config.door.kept_alive, descriptors),
         kept_alive_per_source: config.door.kept_alive_per_source,
+        unread: config.door.unread,
         meters: meters.clone(),
         names: Some(names.clone()),
         tls: config.server_tls()?,

@@ -156,6 +156,9 @@ pub struct Door {
     pub kept_alive: usize,
     /// And from one source.
     pub kept_alive_per_source: usize,
+    /// How long a client of HTTP/1.1 may take nothing of its answer.
+    #[serde(with = "humantime_serde")]
+    pub unread: Duration,
 }
 
 /// `[backends.<name>.<kind>]`.
@@ -255,6 +258,7 @@ impl Default for Door {
             keep_alive_http2: terms.keep_alive_http2,
             kept_alive: terms.kept_alive,
             kept_alive_per_source: terms.kept_alive_per_source,
+            unread: terms.unread,
         }
     }
 }
