@@ -102,7 +102,8 @@ impl TunnelNews {
 
     /// Of what clients choose freely nothing is written as it is: texts are quoted, and control characters escaped.
     fn log(&self, request: &RequestEnded) {
-        let millis = |time: Duration| time.as_secs_f64() * 1e3;
+        // To the microsecond.
+        let millis = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
         tracing::info!(
             target: "access",
             { tunnel.id = %self.about.id,
