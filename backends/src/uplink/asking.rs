@@ -97,7 +97,13 @@ impl Uplink {
         let (head, body) = request.into_parts();
         let saying = Saying::new(body, head.version);
         let asked = self.ask_somewhere(admitted, Request::from_parts(head, ()), saying);
-        self.0.ended.run_until_cancelled(asked).await.unwrap_or(Err(NoAnswer::TunnelClosed))
+        match self.0.ended.run_until_cancelled(asked).await {
+            Some(Ok(answer)) => Ok(answer),
+            // What agents do because of that is not their doing.
+            Some(Err(_)) | None if self.0.ended.is_cancelled() => Err(NoAnswer::TunnelClosed),
+            Some(Err(error)) => Err(error),
+            None => Err(NoAnswer::TunnelClosed),
+        }
     }
 
     async fn ask_somewhere<B>(
