@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tunnel_api::{Carry, RequestEnded, StreamEnd, What};
 
-pub use self::asking::{Answer, AnswerBody, NoAnswer, UpgradedStream};
+pub use self::asking::{Answer, AnswerBody, NoAnswer, UpgradedStream, WhileConnected};
 use self::{
     account::{Account, Totals},
     opening::Opening,
