@@ -1,13 +1,18 @@
 //! What is broken off on one side is broken off on the other.
 
+use http::{Method, Version};
 use http_body::Body;
+use tokio_util::sync::CancellationToken;
 use tunnel_api::{StreamEnd, TunnelRef};
-use tunnel_backends::{testing::soon, uplink::NoAnswer};
+use tunnel_backends::{
+    testing::soon,
+    uplink::{NoAnswer, WhileConnected},
+};
 
 use crate::{
     agent::Agent,
-    client::{answer, asked, get, next, rest},
-    frames::{CANCEL, Frame, Frames, INTERNAL_ERROR, NO_ERROR, REFUSED_STREAM},
+    client::{answer, asked, get, next, request, rest, words},
+    frames::{CANCEL, Frame, Frames, INTERNAL_ERROR, NO_ERROR, REFUSED_STREAM, RST_STREAM},
     site::{Site, keep},
 };
 
@@ -88,7 +93,7 @@ fn a_client_that_breaks_off_is_an_abort_to_the_agent() {
             agent.hear_exactly(stream, 6).await;
             how(mouth);
             assert_eq!(asked(asking).await.unwrap_err(), NoAnswer::ClientAborted);
-            assert_eq!(agent.until_reset(stream).await, CANCEL);
+            until_aborted(&mut agent, stream).await;
             site.until_streams(0).await;
         }
     });
@@ -104,11 +109,32 @@ fn a_client_that_breaks_off_after_the_answers_head_is_an_abort_to_the_agent() {
             agent.say(&Frame::taken(stream)).await;
             let mut answered = answer(asking).await;
             how(mouth);
-            assert_eq!(agent.until_reset(stream).await, CANCEL);
+            until_aborted(&mut agent, stream).await;
             let (_, _, end) = rest(answered.body_mut()).await;
             assert_eq!((end.is_err(), answered.body().end()), (true, Some(StreamEnd::AbortedByClient)));
             site.until_streams(0).await;
         }
+    });
+}
+
+/// What comes in chunks over HTTP/1.1 ends for hyper when the connection is dropped.
+#[test]
+fn a_client_whose_connection_is_let_go_is_an_abort_to_the_agent() {
+    keep(async |site: Site| {
+        let mut agent = Frames::dial(&site.tunnel).await;
+        let (mouth, words) = words();
+        let gone = CancellationToken::new();
+        let mut asks = request(Method::POST, "/", WhileConnected::new(words, gone.clone()));
+        *asks.version_mut() = Version::HTTP_11;
+        let asking = site.ask(asks);
+        let stream = agent.client().await;
+        agent.say(&Frame::taken(stream)).await;
+        let _answered = answer(asking).await;
+        mouth.say("so far");
+        agent.hear_exactly(stream, 6).await;
+        gone.cancel();
+        drop(mouth);
+        until_aborted(&mut agent, stream).await;
     });
 }
 
@@ -122,7 +148,7 @@ fn a_client_that_breaks_off_after_a_whole_answer_is_an_abort_to_the_agent() {
         agent.say(&Frame::declined(stream, 200)).await;
         drop(answer(asking).await);
         drop(mouth);
-        assert_eq!(agent.until_reset(stream).await, CANCEL);
+        until_aborted(&mut agent, stream).await;
         site.until_streams(0).await;
     });
 }
@@ -134,7 +160,7 @@ fn a_client_that_goes_before_the_answer_is_an_abort_to_the_agent() {
         let (_mouth, asking) = site.post("/");
         let stream = agent.client().await;
         asking.abort();
-        assert_eq!(agent.until_reset(stream).await, CANCEL);
+        until_aborted(&mut agent, stream).await;
         site.until_streams(0).await;
     });
 }
@@ -148,7 +174,7 @@ fn an_answer_that_is_dropped_is_an_abort_to_the_agent() {
         agent.say(&Frame::taken(stream)).await;
         agent.say(&Frame::data(stream, b"unheard")).await;
         drop(answer(asking).await);
-        assert_eq!(agent.until_reset(stream).await, CANCEL);
+        until_aborted(&mut agent, stream).await;
         mouth.until_unheard().await;
         site.until_streams(0).await;
     });
@@ -193,4 +219,10 @@ fn a_tunnel_that_is_closed_aborts_its_requests() {
         assert_eq!((end.is_err(), answered.body().end()), (true, Some(StreamEnd::TunnelClosed)));
         assert!(at_agent.hear_all().await.is_err());
     });
+}
+
+/// Returns when the client has aborted: what the agent hears next of it is that, and no end.
+pub(crate) async fn until_aborted(agent: &mut Frames, stream: u32) {
+    let next = agent.pick("an abort", |frame| frame.stream == stream).await;
+    assert_eq!((next.kind, &*next.payload), (RST_STREAM, &CANCEL.to_be_bytes()[..]), "{next:?}");
 }

@@ -22,9 +22,10 @@ use tunnel_backends::{
 };
 
 use crate::{
+    aborts::until_aborted,
     agent::Agent,
     client::headers,
-    frames::{CANCEL, Frames},
+    frames::{Frame, Frames},
     site::{HOST, Site, keep, somebody},
 };
 
@@ -160,11 +161,11 @@ fn what_a_client_of_http1_breaks_off_is_an_abort_to_the_agent() {
                     let stream = agent.client().await;
                     agent.hear_exactly(stream, 5).await;
                     if is_answered {
-                        agent.say(&crate::frames::Frame::taken(stream)).await;
+                        agent.say(&Frame::taken(stream)).await;
                         web.hear("HTTP/1.1 200 OK\r\n").await;
                     }
                     end(web.socket.take().expect("a socket"));
-                    assert_eq!(agent.until_reset(stream).await, CANCEL, "{said}");
+                    until_aborted(&mut agent, stream).await;
                     site.until_streams(0).await;
                 }
             }
@@ -182,10 +183,10 @@ fn what_a_client_of_http1_was_still_saying_when_it_was_dropped_is_an_abort_to_th
             web.say(said).await;
             let stream = agent.client().await;
             agent.hear_exactly(stream, 5).await;
-            agent.say(&crate::frames::Frame::taken(stream)).await;
+            agent.say(&Frame::taken(stream)).await;
             web.hear("HTTP/1.1 200 OK\r\n").await;
             web.server.abort_all();
-            assert_eq!(agent.until_reset(stream).await, CANCEL, "{said}");
+            until_aborted(&mut agent, stream).await;
             site.until_streams(0).await;
         }
     });
@@ -225,11 +226,11 @@ fn what_a_client_of_http2_breaks_off_is_an_abort_to_the_agent() {
                 let stream = agent.client().await;
                 agent.hear_exactly(stream, 5).await;
                 if is_answered {
-                    agent.say(&crate::frames::Frame::taken(stream)).await;
+                    agent.say(&Frame::taken(stream)).await;
                     soon("an answer", answer).await.unwrap();
                 }
                 says.send_reset(reason);
-                assert_eq!(agent.until_reset(stream).await, CANCEL, "{reason:?}");
+                until_aborted(&mut agent, stream).await;
                 site.until_streams(0).await;
             }
         }
