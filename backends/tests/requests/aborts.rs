@@ -1,11 +1,15 @@
 //! What is broken off on one side is broken off on the other.
 
+use std::time::Duration;
+
 use http::{Method, Version};
 use http_body::Body;
 use tokio_util::sync::CancellationToken;
 use tunnel_api::{StreamEnd, TunnelRef};
 use tunnel_backends::{
-    testing::soon,
+    composed::Times,
+    relay::RelayTimes,
+    testing::{Setup, pattern, soon},
     uplink::{NoAnswer, WhileConnected},
 };
 
@@ -13,7 +17,7 @@ use crate::{
     agent::Agent,
     client::{answer, asked, get, next, request, rest, words},
     frames::{CANCEL, Frame, Frames, INTERNAL_ERROR, NO_ERROR, REFUSED_STREAM, RST_STREAM},
-    site::{Site, keep},
+    site::{Site, keep, keep_with},
 };
 
 /// For hyper some of these would be ends.
@@ -95,6 +99,23 @@ fn a_client_that_breaks_off_is_an_abort_to_the_agent() {
             assert_eq!(asked(asking).await.unwrap_err(), NoAnswer::ClientAborted);
             until_aborted(&mut agent, stream).await;
             site.until_streams(0).await;
+        }
+    });
+}
+
+#[test]
+fn what_was_said_before_an_abort_is_heard_before_it() {
+    keep(async |site: Site| {
+        let mut agent = Frames::dial(&site.tunnel).await;
+        for round in 0..20 {
+            let (mouth, asking) = site.post("/");
+            let stream = agent.client().await;
+            let bytes = pattern(round, 60_000);
+            mouth.say(bytes.clone());
+            drop(mouth);
+            assert_eq!(asked(asking).await.unwrap_err(), NoAnswer::ClientAborted);
+            assert!(agent.hear_exactly(stream, bytes.len()).await == bytes);
+            until_aborted(&mut agent, stream).await;
         }
     });
 }
@@ -202,6 +223,32 @@ fn a_whole_answer_that_nobody_hears_costs_no_reset() {
     });
 }
 
+/// One that was answered is not waited for so long.
+#[test]
+fn an_agent_that_never_takes_what_is_said_is_given_up() {
+    let long = Duration::from_secs(600);
+    for (is_answered, unread, half_closed) in [(false, SHORT, long), (true, long, SHORT)] {
+        let relay = RelayTimes { unread, half_closed, ..RelayTimes::default() };
+        let setup = move || Setup::timed(Times { relay, ..Times::default() });
+        keep_with(setup, "local", async |site: Site| {
+            let mut agent = Frames::dial(&site.tunnel).await;
+            let (mouth, asking) = site.post("/");
+            let stream = agent.client().await;
+            mouth.say(pattern(1, 200_000));
+            agent.hear_exactly(stream, 65_535).await;
+            if is_answered {
+                agent.say(&Frame::declined(stream, 200)).await;
+                drop(answer(asking).await);
+            } else {
+                assert_eq!(asked(asking).await.unwrap_err(), NoAnswer::Stalled);
+            }
+            until_aborted(&mut agent, stream).await;
+            mouth.until_unheard().await;
+            site.until_streams(0).await;
+        });
+    }
+}
+
 #[test]
 fn a_tunnel_that_is_closed_aborts_its_requests() {
     keep(async |site: Site| {
@@ -220,6 +267,8 @@ fn a_tunnel_that_is_closed_aborts_its_requests() {
         assert!(at_agent.hear_all().await.is_err());
     });
 }
+
+const SHORT: Duration = Duration::from_millis(100);
 
 /// Returns when the client has aborted: what the agent hears next of it is that, and no end.
 pub(crate) async fn until_aborted(agent: &mut Frames, stream: u32) {
