@@ -61,7 +61,7 @@ fn a_client_that_hears_nothing_costs_a_window_and_stops_nobody() {
         let mut says = at_agent.answer(200).unwrap();
         let mut answered = answer(stopped).await;
         let mut said = 0;
-        while timeout(Duration::from_millis(200), say(&mut says, Bytes::from_static(&[7; 1024]))).await.is_ok() {
+        while timeout(Duration::from_secs(1), say(&mut says, Bytes::from_static(&[7; 1024]))).await.is_ok() {
             said += 1024;
         }
         assert!((64 * 1024..=512 * 1024).contains(&said), "{said}");
@@ -114,7 +114,7 @@ fn a_request_goes_no_faster_than_its_owner_may() {
                 assert!(whole(answer(asking).await.body_mut()).await == bytes);
             }
             let took = since.elapsed();
-            assert!((1500..3500).contains(&took.as_millis()), "{took:?}");
+            assert!((1500..6000).contains(&took.as_millis()), "{took:?}");
         });
     }
 }

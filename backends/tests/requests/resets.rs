@@ -82,7 +82,7 @@ async fn paced(site: &Site, agent: &mut Frames, break_off: impl AsyncFn(&Site, &
         heads += usize::from(frame.kind == HEADERS);
     }
     let most = 500 + 25 * (since.elapsed().as_secs() as usize + 1);
-    assert!((400..=most).contains(&resets), "{resets} after {:?}", since.elapsed());
+    assert!((100..=most).contains(&resets), "{resets} after {:?}", since.elapsed());
     // Those that wait for their turn keep their places.
     let held = site.counts().await.1 as usize;
     assert!(held > MANY - most, "{held} places are held");
