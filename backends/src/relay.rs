@@ -41,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use duplex::{BoxDuplex, Duplex};
 use flow::{Broken, Flow, FlowState};
+pub(crate) use pace::Queue;
 pub use pace::{Bucket, Pace};
 
 /// Relays between `client` and `agent`, no faster than `pace`, until both directions have ended, either side aborts, or
@@ -96,6 +97,16 @@ impl Progress {
     /// Bytes from the agent that the client's side has taken.
     pub fn to_client(&self) -> u64 {
         self.to_client.load(Ordering::Relaxed)
+    }
+
+    /// So many more.
+    pub(crate) fn add_to_agent(&self, bytes: usize) {
+        self.to_agent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// So many more.
+    pub(crate) fn add_to_client(&self, bytes: usize) {
+        self.to_client.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 }
 

@@ -1,6 +1,7 @@
 //! A tunnel's way to its agents: what fronts call to get a stream for a client, whatever the carrier.
 
 mod opening;
+mod stream_io;
 
 use std::{
     collections::HashMap,
@@ -14,11 +15,15 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 use tunnel_api::{Carry, RequestEnded, StreamEnd, What};
 
-use self::opening::Opening;
+use self::opening::{AfterHeard, Opening};
+pub(crate) use self::stream_io::StreamIo;
 use crate::{
     clients::ClientFilter,
     events::TunnelNews,
@@ -210,6 +215,14 @@ impl Uplink {
         self.0.retired.cancelled().await;
     }
 
+    /// Holds what has ended until it is gone, or the tunnel is over.
+    fn let_go(self, gone: impl Future<Output = ()> + Send + 'static) {
+        // Without a runtime there is nobody left to be told.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move { self.0.unless_ended(gone).await });
+        }
+    }
+
     fn count_refused<T>(&self, admitted: Result<T, NoStream>) -> Result<T, NoStream> {
         if admitted.is_err() {
             self.0.totals.refused.fetch_add(1, Ordering::Relaxed);
@@ -342,6 +355,8 @@ pub struct OpenStream {
     client: ClientInfo,
     account: Account,
     since: Instant,
+    /// What the agent has said that is for the client still.
+    heard: bytes::Bytes,
 }
 
 /// A running stream's entry in its uplink's totals; settled when this is dropped, however the stream went.
@@ -370,39 +385,61 @@ impl OpenStream {
             client,
             account: Account { uplink, number, progress, _counted: counted },
             since: Instant::now(),
+            heard: bytes::Bytes::new(),
         }
     }
 
+    /// The same, to read from and to write to.
+    pub(crate) fn into_io(self) -> StreamIo {
+        StreamIo::new(self)
+    }
+
+    /// What goes through it, as it does.
+    pub(crate) fn progress(&self) -> Arc<Progress> {
+        self.account.progress.clone()
+    }
+
     /// Relays until the stream ends, and reports how it did. Returns when its place is free again.
-    pub async fn relay(self, client: impl Duplex) {
-        let Self { mut opening, client: who, account, since } = self;
+    pub async fn relay(self, client: impl Duplex) -> StreamEnd {
+        let Self { mut opening, client: who, account, since, heard } = self;
         let inner = &*account.uplink.0;
         let run = async |stream: &mut dyn Duplex| {
             let relayed = relay(client, stream, &account.progress, &inner.pace, &inner.terms.relay, &inner.ended).await;
             let end = stream_end(relayed);
-            inner.news.meters().stream_ended(end);
-            inner.news.tell(|| What::ClientEnded {
-                stream: account.number,
-                client: who.client_addr,
-                end,
-                bytes_to_agent: account.progress.to_agent(),
-                bytes_to_client: account.progress.to_client(),
-                duration: since.elapsed(),
-            });
-            tracing::debug!(tunnel.id = %inner.news.id(), client.addr = %who.client_addr, ?end, "stream ended");
+            inner.tell_end(&account, who, end, since);
+            end
         };
         // Where nobody has to be asked, the relay has the connection itself.
-        if let Some((mut stream, _place)) = opening.settled() {
-            run(&mut stream).await;
+        if let Some((mut stream, _place)) = heard.is_empty().then(|| opening.settled()).flatten() {
+            let end = run(&mut stream).await;
             inner.unless_ended(poll_fn(|cx| stream.poll_gone(cx))).await;
-        } else {
-            run(&mut opening).await;
-            inner.unless_ended(poll_fn(|cx| opening.poll_gone(cx))).await;
+            return end;
         }
+        let end = if heard.is_empty() {
+            run(&mut opening).await
+        } else {
+            run(&mut AfterHeard { heard, opening: &mut opening }).await
+        };
+        inner.unless_ended(poll_fn(|cx| opening.poll_gone(cx))).await;
+        end
     }
 }
 
 impl Inner {
+    /// A client's stream is over.
+    fn tell_end(&self, account: &Account, who: ClientInfo, end: StreamEnd, since: Instant) {
+        self.news.meters().stream_ended(end);
+        self.news.tell(|| What::ClientEnded {
+            stream: account.number,
+            client: who.client_addr,
+            end,
+            bytes_to_agent: account.progress.to_agent(),
+            bytes_to_client: account.progress.to_client(),
+            duration: since.elapsed(),
+        });
+        tracing::debug!(tunnel.id = %self.news.id(), client.addr = %who.client_addr, ?end, "stream ended");
+    }
+
     /// A stream may take its time to go. When the tunnel is over nobody waits for it.
     async fn unless_ended(&self, gone: impl Future<Output = ()>) {
         self.ended.run_until_cancelled(gone).await;
