@@ -31,7 +31,7 @@ use http::{
     header::{self, AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION},
 };
 use http_body_util::combinators::UnsyncBoxBody;
-use hyper::{body::Incoming, service::Service};
+use hyper::{body::Incoming, service::Service, upgrade::Upgraded};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -45,7 +45,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::util::BoxCloneSyncService;
-use tunnel_api::ConnectionAddrs;
+use tunnel_api::{ConnectionAddrs, Host};
 
 use self::{
     encryption::Plain,
@@ -56,8 +56,10 @@ use self::{
 };
 use crate::{
     acceptor::Acceptor,
-    link::Link,
+    link::{Link, encrypted::Encrypted},
     meters::{DoorRefused, Meters},
+    names::Names,
+    relay::BoxDuplex,
     replay::Replay,
     sockets,
     tls::ServerTls,
@@ -83,6 +85,11 @@ pub struct Arrival(pub Instant);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerCertificate(pub Arc<[u8]>);
 
+/// The server name that a client has named in TLS; none where it came without one, or with one that is no host's. In the
+/// extensions of each request that came by TLS which ended here, and of no other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerName(pub Option<Host>);
+
 /// The door's limits. Each is a config key.
 #[derive(Debug, Clone)]
 pub struct DoorTerms {
@@ -104,6 +111,8 @@ pub struct DoorTerms {
     pub tls: Option<Arc<ServerTls>>,
     /// Who must.
     pub encryption: Encryption,
+    /// The host names that belong to tunnels, where there are any: clients of TLS are told apart by them.
+    pub names: Option<Arc<Names>>,
     /// Where it is counted what waits and what is refused.
     pub meters: Arc<Meters>,
 }
@@ -117,6 +126,7 @@ impl Default for DoorTerms {
             trusted_proxies: Arc::default(),
             idle: Duration::from_secs(60),
             tls: None,
+            names: None,
             encryption: Encryption::default(),
             meters: Arc::default(),
         }
@@ -233,6 +243,7 @@ struct Guest {
     link: Link,
     plain: Option<Plain>,
     certificate: Option<PeerCertificate>,
+    server_name: Option<ServerName>,
 }
 
 impl Hall {
@@ -243,29 +254,30 @@ impl Hall {
             let _ = finish(&socket);
             return Err(Refusal::Ended);
         }
-        let (mut link, plain, certificate) = match (first[0], &self.terms.tls) {
+        let (mut link, plain, certificate, server_name) = match (first[0], &self.terms.tls) {
             (HANDSHAKE, Some(tls)) => {
-                let stream = match tls.accept(socket).await {
+                let stream = match tls.accept(Replay::new(Bytes::new(), socket)).await {
                     Ok(stream) => stream,
                     Err((error, socket)) => {
-                        say_goodbye(socket).await;
+                        say_goodbye(socket.into_parts().1).await;
                         return Err(Refusal::Handshake(error));
                     }
                 };
+                let server_name = stream.get_ref().1.server_name().and_then(|name| name.parse().ok());
                 let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
                 let certificate = shown.map(|der| PeerCertificate(Arc::from(der.as_ref())));
-                (Link::tls(stream), None, certificate)
+                (Link::tls(stream), None, certificate, Some(ServerName(server_name)))
             }
             (HANDSHAKE, None) => return Err(refuse_tls(socket).await),
-            _ => (Link::Plain(socket), Some(self.terms.encryption.of_plain(peer.ip())), None),
+            _ => (Link::Plain(socket), Some(self.terms.encryption.of_plain(peer.ip())), None, None),
         };
         let first = read_first_unit(&mut link).await;
         finish(link.socket())?;
-        Ok(Guest { first: first?, link, plain, certificate })
+        Ok(Guest { first: first?, link, plain, certificate, server_name })
     }
 
     async fn serve(&self, guest: Guest, peer: SocketAddr, local: SocketAddr, arrival: Arrival, seat: Seat) {
-        let Guest { first: FirstUnit { protocol, bytes }, link, plain, certificate } = guest;
+        let Guest { first: FirstUnit { protocol, bytes }, link, plain, certificate, server_name } = guest;
         let encrypted = matches!(plain, None | Some(Plain::Encrypted));
         if plain == Some(Plain::Refused) {
             self.terms.meters.door_refused(DoorRefused::Plain);
@@ -276,6 +288,7 @@ impl Hall {
             addrs: ConnectionAddrs { peer, local, encrypted },
             arrival,
             certificate,
+            server_name,
             trusted_proxies: self.terms.trusted_proxies.clone(),
             is_refused: plain == Some(Plain::Refused),
             newcomer: seat.newcomer().clone(),
@@ -399,6 +412,7 @@ struct Introduce {
     arrival: Arrival,
     trusted_proxies: Arc<[IpNet]>,
     certificate: Option<PeerCertificate>,
+    server_name: Option<ServerName>,
     /// It had to be encrypted, and is not: nothing else about it matters.
     is_refused: bool,
     newcomer: Newcomer,
@@ -435,6 +449,9 @@ impl Service<Request<Incoming>> for Introduce {
         if let Some(certificate) = &self.certificate {
             request.extensions_mut().insert(certificate.clone());
         }
+        if let Some(server_name) = &self.server_name {
+            request.extensions_mut().insert(server_name.clone());
+        }
         let pace = self.pace.as_ref().map(|pace| pace.lock().unwrap_or_else(PoisonError::into_inner));
         Either::Right(match pace.and_then(|mut pace| pace.count(REQUEST)) {
             None => Either::Left(self.inner.call(request)),
@@ -444,6 +461,24 @@ impl Service<Request<Incoming>> for Introduce {
             }
         })
     }
+}
+
+/// The connection of a request that was answered with a 101, as it is: who has it speaks on it what was agreed. Plain it is the
+/// socket, by TLS a stream whose end and abort can be told apart as well ([`Duplex`](crate::relay::Duplex)).
+///
+/// There is none where the upgrade is not of a connection at a door.
+pub fn taken_over(upgraded: Upgraded) -> Option<BoxDuplex> {
+    let (first, link) = connection_of(upgraded)?.into_parts();
+    Some(match link {
+        Link::Plain(socket) => Box::new(Replay::new(first, socket)),
+        Link::Tls(stream) => Box::new(Replay::new(first, Encrypted::new(stream))),
+    })
+}
+
+/// What is below an upgrade, whatever it is.
+pub(crate) fn connection_of(upgraded: Upgraded) -> Option<Replay> {
+    let parts = upgraded.downcast::<TokioIo<Replay>>().ok()?;
+    Some(parts.io.into_inner().put_back(&parts.read_buf))
 }
 
 /// By which a TLS record with a ClientHello begins (RFC 8446, 5.1). No HTTP does.

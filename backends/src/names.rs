@@ -61,9 +61,9 @@ impl Names {
         self.read().get(host).cloned()
     }
 
-    /// Whether nobody but a tunnel could have this host.
+    /// Whether nobody but a tunnel could have this host: it is in the domain, and not one of the server's own.
     pub fn has_in_domain(&self, host: &Host) -> bool {
-        self.label(host).is_some()
+        self.label(host).is_some() && !self.reserved.contains(host)
     }
 
     /// A name in full: one without dots is one in the domain.

@@ -12,7 +12,10 @@ use tokio::{net::TcpStream, time::interval};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tunnel_api::tls::{PemError, certificates, private_key, provider};
 
-use crate::files::{LOOK, Watched};
+use crate::{
+    files::{LOOK, Watched},
+    replay::Replay,
+};
 
 /// Where the certificates are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,7 +105,10 @@ impl ServerTls {
     }
 
     /// Shakes hands. The caller bounds the time. A handshake that fails gives the socket back, with the alert sent.
-    pub(crate) async fn accept(&self, socket: TcpStream) -> Result<TlsStream<TcpStream>, (io::Error, TcpStream)> {
+    pub(crate) async fn accept(
+        &self,
+        socket: Replay<TcpStream>,
+    ) -> Result<TlsStream<Replay<TcpStream>>, (io::Error, Replay<TcpStream>)> {
         let config = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
         TlsAcceptor::from(config).accept(socket).into_fallible().await
     }

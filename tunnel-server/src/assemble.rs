@@ -80,6 +80,7 @@ pub(crate) fn assemble(
         trusted_proxies: config.trusted_proxies.clone().into(),
         idle: config.door.idle,
         meters: meters.clone(),
+        names: Some(names.clone()),
         tls: config.server_tls()?,
         encryption: encryption(config),
     };

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::pace::Earned;
 use crate::{
     meters::{Meters, Waits},
     sockets,
@@ -63,6 +64,7 @@ struct Arrived {
     number: u64,
     source: Source,
     is_accepted: AtomicBool,
+    earned: Earned,
 }
 
 impl Lobby {
@@ -92,7 +94,13 @@ impl Lobby {
         let evict = CancellationToken::new();
         waiting.evict.insert(number, (evict.clone(), self.meters.waits_at_the_door()));
         waiting.sources.entry(source).or_default().push_back(number);
-        let arrived = Arrived { lobby: self.clone(), number, source, is_accepted: AtomicBool::new(false) };
+        let arrived = Arrived {
+            lobby: self.clone(),
+            number,
+            source,
+            is_accepted: AtomicBool::new(false),
+            earned: Earned::default(),
+        };
         Seat { newcomer: Newcomer(Arc::new(arrived)), was_anothers: source_is_full || is_full, evict }
     }
 
@@ -181,6 +189,22 @@ impl Newcomer {
         if !self.is_accepted() && arrived.lobby.lock().leave(arrived.number, arrived.source).is_some() {
             arrived.is_accepted.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// The same for a request of a tunnel's web client. What its connection may ask of us is what it has been answered: the answer
+    /// to this request gives back what the request has cost, once it is sent to its end, and nothing has to be done for that.
+    pub fn welcome(&self) {
+        self.accept();
+    }
+
+    /// So many frames of this connection's were of use: such as one for each message, however small, that an agent has taken.
+    /// They are given back, or a busy connection would be read more and more slowly.
+    pub fn earn(&self, frames: u32) {
+        self.0.earned.add(frames);
+    }
+
+    pub(super) fn earned(&self) -> &Earned {
+        &self.0.earned
     }
 
     pub(super) fn is_accepted(&self) -> bool {

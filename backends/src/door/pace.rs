@@ -7,10 +7,12 @@
 use std::{
     io,
     pin::Pin,
+    sync::atomic::{AtomicU32, Ordering},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use futures_util::task::AtomicWaker;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep_until},
@@ -58,9 +60,28 @@ impl Pace {
             (self.share, self.left) = (GUEST, GUEST.at_once);
         }
         let earned = (now - self.since).as_secs_f64() * self.share.a_second;
-        self.left = (self.left + earned).min(self.share.at_once);
+        let given_back = f64::from(self.newcomer.earned().take());
+        self.left = (self.left + earned + given_back).min(self.share.at_once);
         self.since = now;
         now
+    }
+}
+
+/// What is given back to a connection's share. Whoever is told to wait is woken.
+#[derive(Debug, Default)]
+pub(super) struct Earned {
+    frames: AtomicU32,
+    waiting: AtomicWaker,
+}
+
+impl Earned {
+    pub(super) fn add(&self, frames: u32) {
+        self.frames.fetch_add(frames, Ordering::Relaxed);
+        self.waiting.wake();
+    }
+
+    fn take(&self) -> u32 {
+        self.frames.swap(0, Ordering::Relaxed)
     }
 }
 
@@ -85,6 +106,7 @@ impl AsyncRead for Paced {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if let Some(pause) = &mut this.pause {
+            this.pace.newcomer.earned().waiting.register(cx.waker());
             if !this.pace.is_forgiven() {
                 ready!(pause.as_mut().poll(cx));
             }
