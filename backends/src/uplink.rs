@@ -200,6 +200,11 @@ impl Uplink {
         }
     }
 
+    /// Whether it is the same tunnel's.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// What travels to the agents.
     pub fn carry(&self) -> Carry {
         self.0.terms.carry
