@@ -41,8 +41,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use duplex::{BoxDuplex, Duplex};
 use flow::{Broken, Flow, FlowState};
-pub(crate) use pace::Queue;
 pub use pace::{Bucket, Pace};
+#[cfg(feature = "serve")]
+pub(crate) use pace::{Queue, Toll};
 
 /// Relays between `client` and `agent`, no faster than `pace`, until both directions have ended, either side aborts, or
 /// `cancel` fires.
@@ -99,12 +100,14 @@ impl Progress {
         self.to_client.load(Ordering::Relaxed)
     }
 
-    /// So many more.
+    /// So many more were taken by the agent's side, of what no relay copies.
+    #[cfg(feature = "serve")]
     pub(crate) fn add_to_agent(&self, bytes: usize) {
         self.to_agent.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// So many more.
+    /// So many more were taken by the client's side.
+    #[cfg(feature = "serve")]
     pub(crate) fn add_to_client(&self, bytes: usize) {
         self.to_client.fetch_add(bytes as u64, Ordering::Relaxed);
     }

@@ -1,29 +1,31 @@
 //! A tunnel's way to its agents: what fronts call to get a stream for a client, whatever the carrier.
 
+mod account;
+mod asking;
 mod opening;
+mod seeking;
 mod stream_io;
 
 use std::{
-    collections::HashMap,
     fmt,
     future::poll_fn,
     net::SocketAddr,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use tokio::{
-    runtime::Handle,
-    time::{Instant, timeout_at},
-};
+use bytes::Bytes;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tunnel_api::{Carry, RequestEnded, StreamEnd, What};
 
-use self::opening::{AfterHeard, Opening};
+pub use self::asking::{Answer, AnswerBody, NoAnswer, UpgradedStream};
 pub(crate) use self::stream_io::StreamIo;
+use self::{
+    account::{Account, Totals},
+    opening::{AfterHeard, Opening},
+    seeking::Seeking,
+};
 use crate::{
     clients::ClientFilter,
     events::TunnelNews,
@@ -79,6 +81,14 @@ pub struct UplinkTerms {
 pub struct Admitted {
     client: ClientInfo,
     counted: Permit,
+    progress: Arc<Progress>,
+}
+
+impl Admitted {
+    /// What goes each way for it, from now on.
+    pub fn progress(&self) -> Arc<Progress> {
+        self.progress.clone()
+    }
 }
 
 /// Why a client gets no stream.
@@ -97,55 +107,6 @@ pub enum NoStream {
     /// There are as many as may be.
     #[error(transparent)]
     LimitReached(#[from] Refused),
-}
-
-/// What went through an uplink in its life.
-#[derive(Debug, Default)]
-struct Totals {
-    streams: AtomicU64,
-    strangers: AtomicU64,
-    /// Clients that the tunnel was not for, or that were too many.
-    refused: AtomicU64,
-    /// Whether there was one that the tunnel was not for.
-    kept_out: AtomicBool,
-    bytes: Mutex<Bytes>,
-}
-
-/// Bytes of the streams that have ended, and the streams that have not.
-#[derive(Debug, Default)]
-struct Bytes {
-    to_agent: u64,
-    to_client: u64,
-    running: HashMap<u64, Arc<Progress>>,
-}
-
-impl Totals {
-    fn begin(&self) -> (u64, Arc<Progress>) {
-        let number = self.streams.fetch_add(1, Ordering::Relaxed) + 1;
-        let progress = Arc::new(Progress::default());
-        self.lock().running.insert(number, progress.clone());
-        (number, progress)
-    }
-
-    fn settle(&self, number: u64) {
-        let mut bytes = self.lock();
-        if let Some(progress) = bytes.running.remove(&number) {
-            bytes.to_agent += progress.to_agent();
-            bytes.to_client += progress.to_client();
-        }
-    }
-
-    fn bytes(&self) -> (u64, u64) {
-        let bytes = self.lock();
-        bytes.running.values().fold((bytes.to_agent, bytes.to_client), |(to_agent, to_client), progress| {
-            (to_agent + progress.to_agent(), to_client + progress.to_client())
-        })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Bytes> {
-        // Nothing panics while it is held.
-        self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Uplink {
@@ -176,7 +137,7 @@ impl Uplink {
     pub fn admit(&self, client: ClientInfo) -> Result<Admitted, NoStream> {
         let admitted = self.check_admitted(client).and_then(|()| {
             let counted = self.0.share.take(Counted::Streams)?;
-            Ok(Admitted { client, counted })
+            Ok(Admitted { client, counted, progress: Arc::default() })
         });
         self.count_refused(admitted)
     }
@@ -186,7 +147,7 @@ impl Uplink {
     ///
     /// Dropping the future gives up the place in the queue.
     pub async fn connect(&self, admitted: Admitted) -> Result<OpenStream, NoStream> {
-        let Admitted { client, counted } = admitted;
+        let Admitted { client, counted, progress } = admitted;
         let since = Instant::now();
         let deadline = since + self.0.terms.client_wait;
         tokio::select! {
@@ -195,7 +156,7 @@ impl Uplink {
             opened = timeout_at(deadline, self.open_somewhere(&client)) => {
                 let opened = self.count_refused(opened.map_err(|_| NoStream::NoAgent)?)?;
                 let opening = Opening::new(opened, client, self.0.sessions.clone(), (since, deadline));
-                Ok(OpenStream::new(self.clone(), client, opening, counted))
+                Ok(OpenStream::new(Account::begin(self, progress, counted), client, opening))
             }
         }
     }
@@ -220,14 +181,6 @@ impl Uplink {
         self.0.retired.cancelled().await;
     }
 
-    /// Holds what has ended until it is gone, or the tunnel is over.
-    fn let_go(self, gone: impl Future<Output = ()> + Send + 'static) {
-        // Without a runtime there is nobody left to be told.
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(async move { self.0.unless_ended(gone).await });
-        }
-    }
-
     fn count_refused<T>(&self, admitted: Result<T, NoStream>) -> Result<T, NoStream> {
         if admitted.is_err() {
             self.0.totals.refused.fetch_add(1, Ordering::Relaxed);
@@ -248,18 +201,10 @@ impl Uplink {
         Err(NoStream::KeptOut)
     }
 
-    /// Only who does not get a stream at once waits.
     async fn open_somewhere(&self, client: &ClientInfo) -> Result<(BoxStream, Place), NoStream> {
-        let sessions = &self.0.sessions;
-        while let Some(place) = sessions.take_at_once() {
-            if let Ok(io) = place.open(client).await {
-                return Ok((io, place));
-            }
-        }
-        let _counted = self.0.share.take(Counted::WaitingClients)?;
-        let _waits = self.meters().client_waits();
+        let mut seeking = Seeking::new(self);
         loop {
-            let place = sessions.take().await;
+            let place = seeking.next().await?;
             if let Ok(io) = place.open(client).await {
                 return Ok((io, place));
             }
@@ -361,37 +306,14 @@ pub struct OpenStream {
     account: Account,
     since: Instant,
     /// What the agent has said that is for the client still.
-    heard: bytes::Bytes,
-}
-
-/// A running stream's entry in its uplink's totals; settled when this is dropped, however the stream went.
-struct Account {
-    uplink: Uplink,
-    number: u64,
-    progress: Arc<Progress>,
-    _counted: Permit,
-}
-
-impl Drop for Account {
-    fn drop(&mut self) {
-        self.uplink.0.totals.settle(self.number);
-    }
+    heard: Bytes,
 }
 
 impl OpenStream {
-    fn new(uplink: Uplink, client: ClientInfo, opening: Opening, counted: Permit) -> Self {
-        if uplink.0.terms.single_use {
-            uplink.retire();
-        }
-        let (number, progress) = uplink.0.totals.begin();
-        uplink.0.news.tell(|| What::ClientConnected { stream: number, client: client.client_addr });
-        Self {
-            opening,
-            client,
-            account: Account { uplink, number, progress, _counted: counted },
-            since: Instant::now(),
-            heard: bytes::Bytes::new(),
-        }
+    fn new(account: Account, client: ClientInfo, opening: Opening) -> Self {
+        let news = &account.uplink.0.news;
+        news.tell(|| What::ClientConnected { stream: account.number, client: client.client_addr });
+        Self { opening, client, account, since: Instant::now(), heard: Bytes::new() }
     }
 
     /// The same, to read from and to write to.

@@ -1,7 +1,6 @@
 //! A stream that a protocol of ours runs on, where nobody relays: what the client asks is said to the agent in HTTP/1.1.
 
 use std::{
-    future::poll_fn,
     io::{self, ErrorKind},
     pin::Pin,
     sync::Arc,
@@ -9,7 +8,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::task::noop_waker_ref;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep},
@@ -17,7 +15,7 @@ use tokio::{
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tunnel_api::{StreamEnd, What};
 
-use super::{Account, ClientInfo, OpenStream, Opening};
+use super::{Account, ClientInfo, OpenStream, Opening, asking::let_go};
 use crate::relay::{Bucket, Duplex, Queue};
 
 /// A stream to read from and to write to. It is counted, paced and ended with its tunnel as a relay's is. It has finished when
@@ -194,12 +192,8 @@ impl Drop for StreamIo {
         }
         let whole = if self.has_said_all { StreamEnd::Finished } else { StreamEnd::AbortedByClient };
         account.uplink.0.tell_end(&account, client, self.end.unwrap_or(whole), since);
-        if opening.poll_gone(&mut Context::from_waker(noop_waker_ref())).is_pending() {
-            // On HTTP/2 a reset waits for its turn, and keeps its place meanwhile.
-            account.uplink.clone().let_go(async move {
-                let _account = account;
-                poll_fn(|cx| opening.poll_gone(cx)).await;
-            });
-        }
+        // On HTTP/2 a reset waits for its turn, and keeps its place meanwhile.
+        let uplink = account.uplink.clone();
+        let_go(&uplink, (opening, account), |(opening, _), cx| opening.poll_gone(cx));
     }
 }
