@@ -50,7 +50,7 @@ use tunnel_api::{ConnectionAddrs, Host};
 use self::{
     encryption::Plain,
     first::{FirstUnit, Protocol, Refusal, read_first_unit},
-    forwarded::origin,
+    forwarded::{is_trusted, origin},
     lobby::{Lobby, Outstayed, Seat},
     pace::{Pace, Paced, REQUEST},
 };
@@ -63,6 +63,7 @@ use crate::{
     replay::Replay,
     sockets,
     tls::ServerTls,
+    web,
 };
 
 pub use encryption::Encryption;
@@ -89,6 +90,10 @@ pub struct PeerCertificate(pub Arc<[u8]>);
 /// extensions of each request that came by TLS which ended here, and of no other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerName(pub Option<Host>);
+
+/// A proxy of ours, by which a request came. In the extensions of such requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Proxy(pub SocketAddr);
 
 /// The door's limits. Each is a config key.
 #[derive(Debug, Clone)]
@@ -291,6 +296,7 @@ impl Hall {
             server_name,
             trusted_proxies: self.terms.trusted_proxies.clone(),
             is_refused: plain == Some(Plain::Refused),
+            names: self.terms.names.clone(),
             newcomer: seat.newcomer().clone(),
             asked: AtomicBool::new(false),
             pace: None,
@@ -415,6 +421,7 @@ struct Introduce {
     server_name: Option<ServerName>,
     /// It had to be encrypted, and is not: nothing else about it matters.
     is_refused: bool,
+    names: Option<Arc<Names>>,
     newcomer: Newcomer,
     asked: AtomicBool,
     /// Where requests are what is counted.
@@ -440,9 +447,13 @@ impl Service<Request<Incoming>> for Introduce {
             }
         }
         if self.is_refused {
-            return Either::Left(ready(Ok(encryption::refusal(&request))));
+            let elsewhere = self.names.as_ref().and_then(|names| web::by_tls(names, &request));
+            return Either::Left(ready(Ok(elsewhere.unwrap_or_else(|| encryption::refusal(&request)))));
         }
         let peer = origin(request.headers(), self.addrs.peer, &self.trusted_proxies);
+        if is_trusted(self.addrs.peer, &self.trusted_proxies) {
+            request.extensions_mut().insert(Proxy(self.addrs.peer));
+        }
         request.extensions_mut().insert(ConnectionAddrs { peer, ..self.addrs });
         request.extensions_mut().insert(if is_first { self.arrival } else { Arrival(Instant::now()) });
         request.extensions_mut().insert(self.newcomer.clone());

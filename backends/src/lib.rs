@@ -78,6 +78,8 @@ mod tunnel;
 pub mod tunnels;
 #[cfg(feature = "serve")]
 pub mod uplink;
+#[cfg(feature = "serve")]
+pub mod web;
 
 #[cfg(feature = "serve")]
 pub use lease::Lease;

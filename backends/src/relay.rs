@@ -111,6 +111,12 @@ impl Progress {
     pub(crate) fn add_to_client(&self, bytes: usize) {
         self.to_client.fetch_add(bytes as u64, Ordering::Relaxed);
     }
+
+    /// So many were not, after all.
+    #[cfg(feature = "serve")]
+    pub(crate) fn take_back_to_client(&self, bytes: usize) {
+        self.to_client.fetch_sub(bytes as u64, Ordering::Relaxed);
+    }
 }
 
 /// How long the relay waits.

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use http::Extensions;
 use ipnet::IpNet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -65,6 +66,7 @@ struct Arrived {
     source: Source,
     is_accepted: AtomicBool,
     earned: Earned,
+    kept: Mutex<Extensions>,
 }
 
 impl Lobby {
@@ -100,6 +102,7 @@ impl Lobby {
             source,
             is_accepted: AtomicBool::new(false),
             earned: Earned::default(),
+            kept: Mutex::default(),
         };
         Seat { newcomer: Newcomer(Arc::new(arrived)), was_anothers: source_is_full || is_full, evict }
     }
@@ -201,6 +204,12 @@ impl Newcomer {
     /// They are given back, or a busy connection would be read more and more slowly.
     pub fn earn(&self, frames: u32) {
         self.0.earned.add(frames);
+    }
+
+    /// What a handler keeps for its connection, one of a kind; it is dropped with it.
+    pub fn keep<T: Clone + Default + Send + Sync + 'static>(&self) -> T {
+        // Nothing panics while it is held.
+        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default::<T>().clone()
     }
 
     pub(super) fn earned(&self) -> &Earned {

@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 use tokio_util::sync::WaitForCancellationFutureOwned;
-use tunnel_api::{StreamEnd, What};
+use tunnel_api::StreamEnd;
 
 use super::{Account, ClientInfo, OpenStream, Opening, asking::let_go};
 use crate::relay::{Bucket, Duplex, Queue};
@@ -62,6 +62,8 @@ impl StreamIo {
     /// The stream again, to be relayed from here on; this was heard already and is the client's.
     pub(crate) fn into_stream(mut self, heard: Bytes) -> Option<OpenStream> {
         let Parts { opening, client, account, since } = self.parts.take()?;
+        // The relay counts it when the client has it.
+        account.progress.take_back_to_client(heard.len());
         Some(OpenStream { opening, client, account, since, heard })
     }
 

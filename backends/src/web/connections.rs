@@ -25,11 +25,7 @@ use hyper::{
     client::conn::http1::{self, SendRequest},
 };
 use hyper_util::rt::TokioIo;
-use tokio::{
-    sync::watch,
-    task::AbortHandle,
-    time::sleep,
-};
+use tokio::{sync::watch, task::AbortHandle, time::sleep};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 

@@ -9,8 +9,8 @@ use std::net::SocketAddr;
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{
-        CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING,
-        UPGRADE,
+        CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+        TRANSFER_ENCODING, UPGRADE,
     },
 };
 
@@ -70,15 +70,18 @@ fn tell_who_asks(headers: &mut HeaderMap, asker: &Asker<'_>) {
     set(headers, FORWARDED, &forwarded);
     let hops = headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
     let hops = match proxy {
-        Some(proxy) => hops.map(str::trim).filter(|hop| !hop.is_empty()).map(str::to_owned).chain([proxy.ip().to_string()]).collect(),
+        Some(proxy) => hops
+            .map(str::trim)
+            .filter(|hop| !hop.is_empty())
+            .map(str::to_owned)
+            .chain([proxy.ip().to_string()])
+            .collect(),
         None => vec![client.ip().to_string()],
     };
     set(headers, FORWARDED_FOR, &hops.join(", "));
-    for (name, value) in [
-        (FORWARDED_HOST, said),
-        (FORWARDED_PROTO, asker.scheme()),
-        (FORWARDED_PORT, asker.port().to_string().as_str()),
-    ] {
+    for (name, value) in
+        [(FORWARDED_HOST, said), (FORWARDED_PROTO, asker.scheme()), (FORWARDED_PORT, asker.port().to_string().as_str())]
+    {
         if proxy.is_none() || !headers.contains_key(&name) {
             set(headers, name, value);
         }
@@ -185,7 +188,8 @@ mod tests {
             ("expect", "100-continue"),
             ("x-mine", "1"),
         ];
-        let kept = [("host", "blog.example"), ("content-length", "5"), ("trailer", "x-sum"), ("authorization", "Basic eDp5")];
+        let kept =
+            [("host", "blog.example"), ("content-length", "5"), ("trailer", "x-sum"), ("authorization", "Basic eDp5")];
         let told = asked(&[&own[..], &kept].concat(), None);
         for (name, _) in own {
             assert!(!told.contains_key(name), "{name} went on");

@@ -23,7 +23,7 @@ pub(super) struct Named {
 
 /// Why a request is refused whatever it wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Ambiguous(pub(super) &'static str);
+pub(crate) struct Ambiguous(pub(super) &'static str);
 
 impl fmt::Display for Ambiguous {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -144,8 +144,32 @@ mod tests {
     fn what_is_no_host_is_refused() {
         let long = format!("{}.example", "a.".repeat(150));
         for said in [
-            "", " ", "a b", "a,b", "a, a", "a@b", "user:pw@b", "a:b", "a:-1", "a:65536", "a:80:80", "a/", "/a", "a?b",
-            "a#b", "a\\b", "bücher.example", "[::1", "::1", "[::1]x", "[::1]:x", "a..b", ".a", "a%2eb", "1.2.3", "*",
+            "",
+            " ",
+            "a b",
+            "a,b",
+            "a, a",
+            "a@b",
+            "user:pw@b",
+            "a:b",
+            "a:-1",
+            "a:65536",
+            "a:80:80",
+            "a/",
+            "/a",
+            "a?b",
+            "a#b",
+            "a\\b",
+            "bücher.example",
+            "[::1",
+            "::1",
+            "[::1]x",
+            "[::1]:x",
+            "a..b",
+            ".a",
+            "a%2eb",
+            "1.2.3",
+            "*",
             &long,
         ] {
             let refused = of(Version::HTTP_11, "/", &[said.as_bytes()]);
@@ -188,9 +212,9 @@ mod tests {
     #[test]
     fn a_length_is_said_in_one_way() {
         let check = |fields: &[(&'static str, &'static str)]| {
-            let pairs = fields.iter().map(|(name, value)| {
-                (http::HeaderName::from_static(name), HeaderValue::from_static(value))
-            });
+            let pairs = fields
+                .iter()
+                .map(|(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_static(value)));
             check_length(&pairs.collect())
         };
         let (length, encoding) = ("content-length", "transfer-encoding");

@@ -6,7 +6,10 @@ use std::convert::Infallible;
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version,
-    header::{ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS},
+    header::{
+        ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER,
+        X_CONTENT_TYPE_OPTIONS,
+    },
 };
 use http_body_util::{BodyExt, Empty, Full};
 
@@ -68,6 +71,12 @@ impl Reader {
     }
 }
 
+impl Reader {
+    pub(crate) fn is_head(self) -> bool {
+        self.is_head
+    }
+}
+
 impl Wants {
     fn of(headers: &HeaderMap) -> Self {
         let has = |name: HeaderName, what: &str| {
@@ -106,7 +115,9 @@ impl Page {
             headers.insert(RETRY_AFTER, HeaderValue::from_static(later));
         }
         match self {
-            Self::Method => drop(headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"))),
+            Self::Method => {
+                drop(headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")))
+            }
             Self::ByTls(Some(url)) => drop(HeaderValue::from_str(url).map(|url| headers.insert(LOCATION, url))),
             // What follows on the connection is not to be guessed.
             Self::Ambiguous(_) | Self::TooSlow if reader.closes => {
@@ -126,7 +137,13 @@ impl Page {
     }
 
     fn text(&self) -> Text {
-        let text = |status, code, title, visitor: &str, owner| Text { status, code, title, visitor: visitor.to_owned(), owner };
+        let text = |status, code, title, visitor: &str, owner| Text {
+            status,
+            code,
+            title,
+            visitor: visitor.to_owned(),
+            owner,
+        };
         match self {
             Self::Ambiguous(why) => text(
                 StatusCode::BAD_REQUEST,
@@ -349,7 +366,9 @@ mod tests {
     use super::*;
 
     async fn asked(method: Method, fields: &[(&str, &str)], page: Page) -> (Response<()>, String) {
-        let request = fields.iter().fold(Request::builder().method(method), |request, (name, value)| request.header(*name, *value));
+        let request = fields
+            .iter()
+            .fold(Request::builder().method(method), |request, (name, value)| request.header(*name, *value));
         let (head, body) = page.answer(Reader::of(&request.body(()).unwrap())).into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         (Response::from_parts(head, ()), String::from_utf8(body.to_vec()).unwrap())
@@ -364,7 +383,10 @@ mod tests {
             ("*/*", "text/plain; charset=utf-8", "503 This site is not connected"),
         ] {
             let (head, body) = asked(Method::GET, &[("accept", accept)], page()).await;
-            assert_eq!((head.status(), &head.headers()[CONTENT_TYPE]), (StatusCode::SERVICE_UNAVAILABLE, &HeaderValue::from_static(media)));
+            assert_eq!(
+                (head.status(), &head.headers()[CONTENT_TYPE]),
+                (StatusCode::SERVICE_UNAVAILABLE, &HeaderValue::from_static(media))
+            );
             assert!(body.contains(has) && body.contains("blog.example"), "{accept}: {body}");
             assert_eq!((&head.headers()[TUNNEL_ERROR], &head.headers()[RETRY_AFTER]), (&"no-agent", &"5"));
             assert_eq!(head.headers()[CACHE_CONTROL], "no-store");
@@ -381,7 +403,10 @@ mod tests {
     #[tokio::test]
     async fn a_grpc_client_gets_a_status() {
         let (head, body) = asked(Method::POST, &[("content-type", "application/grpc+proto")], Page::NoAnswer).await;
-        assert_eq!((head.status(), &head.headers()["grpc-status"], body.as_str()), (StatusCode::OK, &HeaderValue::from_static("14"), ""));
+        assert_eq!(
+            (head.status(), &head.headers()["grpc-status"], body.as_str()),
+            (StatusCode::OK, &HeaderValue::from_static("14"), "")
+        );
         assert!(head.headers()["grpc-message"].to_str().unwrap().starts_with("This site did not answer"));
     }
 

@@ -3,7 +3,7 @@
 
 use std::{
     error::Error,
-    future::Future,
+    future::{Future, poll_fn},
     io::{self, ErrorKind},
     net::SocketAddr,
     pin::Pin,
@@ -22,7 +22,11 @@ use http::{
 };
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, Sleep, sleep, timeout},
+};
+use tokio_util::task::TaskTracker;
 use tunnel_api::{Host, RequestEnded, StreamEnd};
 
 use crate::{door::Newcomer, uplink::Uplink};
@@ -51,7 +55,13 @@ pub(super) struct Tally {
 }
 
 impl Visit {
-    pub(super) fn new<B>(uplink: Uplink, host: &Host, client: SocketAddr, request: &Request<B>, with_query: bool) -> Self {
+    pub(super) fn new<B>(
+        uplink: Uplink,
+        host: &Host,
+        client: SocketAddr,
+        request: &Request<B>,
+        with_query: bool,
+    ) -> Self {
         let uri = request.uri();
         let path = if with_query { uri.path_and_query().map_or("/", |path| path.as_str()) } else { uri.path() };
         let told = RequestEnded {
@@ -132,7 +142,12 @@ pub(super) struct ClientBody {
 }
 
 impl ClientBody {
-    pub(super) fn new(request: Request<Incoming>, tally: Arc<Tally>, newcomer: Newcomer, patience: Duration) -> Request<Self> {
+    pub(super) fn new(
+        request: Request<Incoming>,
+        tally: Arc<Tally>,
+        newcomer: Newcomer,
+        patience: Duration,
+    ) -> Request<Self> {
         let is_http2 = request.version() == Version::HTTP_2;
         let headers = request.headers();
         // What has no length in HTTP/2 may be one side of a conversation.
@@ -195,21 +210,27 @@ impl Body for ClientBody {
 }
 
 /// What an agent says after its answer's head, on its way to the client.
-pub(super) struct AnswerBody<B> {
-    body: B,
+pub(super) struct AnswerBody<B: Body<Data = Bytes> + Send + Unpin + 'static> {
+    /// Until it is dropped.
+    body: Option<B>,
     /// Until it is over.
     visit: Option<Visit>,
-    /// How much there is to come, where that was said. Whoever sends the answer may ask for no more then.
+    /// How much there is to come, where that was said. hyper asks for no more then, and may drop a body that has not come to its end.
     left: Option<u64>,
+    tasks: TaskTracker,
 }
 
-impl<B: Body<Data = Bytes>> AnswerBody<B> {
-    pub(super) fn new(body: B, visit: Visit, length: Option<u64>) -> Self {
-        let mut answer = Self { body, visit: Some(visit), left: length };
-        if answer.body.is_end_stream() {
+impl<B: Body<Data = Bytes> + Send + Unpin + 'static> AnswerBody<B> {
+    pub(super) fn new(body: B, visit: Visit, length: Option<u64>, tasks: TaskTracker) -> Self {
+        let mut answer = Self { body: Some(body), visit: Some(visit), left: length, tasks };
+        if answer.is_whole() || length == Some(0) {
             answer.end(StreamEnd::Finished);
         }
         answer
+    }
+
+    fn is_whole(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn end(&mut self, end: StreamEnd) {
@@ -223,15 +244,31 @@ impl<B: Body<Data = Bytes>> AnswerBody<B> {
             visit.tally.to_client.fetch_add(bytes, Ordering::Relaxed);
         }
         self.left = self.left.map(|left| left.saturating_sub(bytes));
-        if self.left == Some(0) || self.body.is_end_stream() {
+        if self.left == Some(0) || self.is_whole() {
             self.end(StreamEnd::Finished);
+        }
+    }
+}
+
+/// Nobody waits for its end, which is on its way: the agent would take it for an abort if it were not heard.
+impl<B: Body<Data = Bytes> + Send + Unpin + 'static> Drop for AnswerBody<B> {
+    fn drop(&mut self) {
+        let Some(mut body) = self.body.take().filter(|body| self.left == Some(0) && !body.is_end_stream()) else {
+            return;
+        };
+        if Handle::try_current().is_ok() {
+            let heard_out = poll_fn(move |cx| {
+                while std::task::ready!(Pin::new(&mut body).poll_frame(cx)).is_some_and(|frame| frame.is_ok()) {}
+                Poll::Ready(())
+            });
+            self.tasks.spawn(async move { timeout(LONGEST_END, heard_out).await });
         }
     }
 }
 
 impl<B> Body for AnswerBody<B>
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BodyError>,
 {
     type Data = Bytes;
@@ -239,7 +276,8 @@ where
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        Pin::new(&mut this.body).poll_frame(cx).map(|frame| match frame {
+        let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        Pin::new(body).poll_frame(cx).map(|frame| match frame {
             Some(Ok(frame)) => {
                 match frame.data_ref() {
                     Some(data) => this.count(data.len() as u64),
@@ -260,10 +298,13 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.is_whole()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map(Body::size_hint).unwrap_or_default()
     }
 }
+
+/// For an answer's end, when all that was announced of it has come.
+const LONGEST_END: Duration = Duration::from_secs(5);
