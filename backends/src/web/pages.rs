@@ -388,7 +388,8 @@ mod tests {
                 (StatusCode::SERVICE_UNAVAILABLE, &HeaderValue::from_static(media))
             );
             assert!(body.contains(has) && body.contains("blog.example"), "{accept}: {body}");
-            assert_eq!((&head.headers()[TUNNEL_ERROR], &head.headers()[RETRY_AFTER]), (&"no-agent", &"5"));
+            assert_eq!(head.headers()[TUNNEL_ERROR], "no-agent");
+            assert_eq!(head.headers()[RETRY_AFTER], "5");
             assert_eq!(head.headers()[CACHE_CONTROL], "no-store");
         }
     }
