@@ -5,6 +5,7 @@
 mod encryption;
 mod first;
 mod forwarded;
+mod heads;
 mod lobby;
 mod pace;
 
@@ -51,6 +52,7 @@ use self::{
     encryption::Plain,
     first::{FirstUnit, Protocol, Refusal, read_first_unit},
     forwarded::{is_trusted, origin},
+    heads::Heads,
     lobby::{Lobby, Outstayed, Seat},
     pace::{Pace, Paced, REQUEST},
 };
@@ -318,7 +320,7 @@ impl Hall {
             // `printf 'GET …' | nc` has finished when it has asked, and still wants its answer.
             .half_close(true)
             .max_buf_size(LONGEST_HEAD)
-            .serve_connection(TokioIo::new(io), service)
+            .serve_connection(TokioIo::new(Heads::new(io)), service)
             .with_upgrades();
         let mut connection = std::pin::pin!(connection);
         let outstayed = tokio::select! {
@@ -488,8 +490,8 @@ pub fn taken_over(upgraded: Upgraded) -> Option<BoxDuplex> {
 
 /// What is below an upgrade, whatever it is.
 pub(crate) fn connection_of(upgraded: Upgraded) -> Option<Replay> {
-    let parts = upgraded.downcast::<TokioIo<Replay>>().ok()?;
-    Some(parts.io.into_inner().put_back(&parts.read_buf))
+    let parts = upgraded.downcast::<TokioIo<Heads>>().ok()?;
+    Some(parts.io.into_inner().into_inner().put_back(&parts.read_buf))
 }
 
 /// By which a TLS record with a ClientHello begins (RFC 8446, 5.1). No HTTP does.
