@@ -1,24 +1,12 @@
-use std::{
-    io,
-    pin::Pin,
-    task::{Context, Poll},
-};
+use super::first::LONGEST_HEAD;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-use super::LONGEST_HEAD;
-use crate::replay::Replay;
-
-/// An HTTP/1.1 connection whose requests say in one way only how long they are.
+/// An HTTP/1.1 connection's requests as they are read, which are to say in one way only how long they are.
 ///
 /// hyper takes a request with a `Transfer-Encoding` and a `Content-Length` for one in chunks, as RFC 9112 (6.1) allows, and says
 /// nothing of it. Whoever stands in front of us may have taken it for the other, and then what comes next is not what it thinks. So
-/// requests are followed as they are read, and the end of such a head is spoiled: hyper refuses it, and hangs up.
+/// the end of such a head is spoiled: hyper refuses it, and hangs up.
 #[derive(Debug)]
-pub(super) struct Heads {
-    io: Replay,
-    next: Next,
-}
+pub(super) struct Lengths(Next);
 
 /// What the next byte is part of.
 #[derive(Debug)]
@@ -45,18 +33,20 @@ enum Chunks {
     Trailers(bool),
 }
 
-impl Heads {
-    pub(super) fn new(io: Replay) -> Self {
-        Self { io, next: Next::Head(Vec::new()) }
+impl Default for Lengths {
+    fn default() -> Self {
+        Self(Next::Head(Vec::new()))
     }
+}
 
-    pub(super) fn into_inner(self) -> Replay {
-        self.io
+impl Lengths {
+    /// Follows what was read, and spoils what is ambiguous.
+    pub(super) fn follow(&mut self, read: &mut [u8]) {
+        self.0.follow(read);
     }
 }
 
 impl Next {
-    /// Follows what was read, and spoils what is ambiguous.
     fn follow(&mut self, mut read: &mut [u8]) {
         while !read.is_empty() {
             let used = match self {
@@ -176,41 +166,6 @@ fn after(head: &[u8]) -> (Next, bool) {
     (next, is_encoded && length.is_some())
 }
 
-impl AsyncRead for Heads {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.io).poll_read(cx, buf);
-        self.next.follow(&mut buf.filled_mut()[before..]);
-        read
-    }
-}
-
-impl AsyncWrite for Heads {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,8 +175,8 @@ mod tests {
     /// What becomes of these bytes, read in pieces of this size.
     fn followed(words: &str, piece: usize) -> Vec<u8> {
         let mut bytes = words.as_bytes().to_vec();
-        let mut next = Next::Head(Vec::new());
-        bytes.chunks_mut(piece).for_each(|piece| next.follow(piece));
+        let mut lengths = Lengths::default();
+        bytes.chunks_mut(piece).for_each(|piece| lengths.follow(piece));
         bytes
     }
 
