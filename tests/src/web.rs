@@ -1,6 +1,16 @@
 //! Web services behind tunnels, by each way there is, and web clients as plain as can be.
 
-use std::{convert::Infallible, io, net::SocketAddr};
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
 
 use axum::{Router, body::Body};
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -13,14 +23,17 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::TcpStream,
     task::JoinSet,
 };
 use tokio_util::task::AbortOnDropHandle;
 use tower::ServiceExt;
 use tunnel_api::rpc::v1::{Carry, OpenTunnelRequest, OpenTunnelResponse};
-use tunnel_backends::testing::{AgentStream, Serving, TestAgent};
+use tunnel_backends::{
+    relay::BoxDuplex,
+    testing::{AgentStream, Serving, TestAgent},
+};
 use tunnel_server::Running;
 
 use crate::{client::at, server::rpc};
@@ -61,7 +74,15 @@ pub struct Site {
     pub opened: OpenTunnelResponse,
     /// Its host name.
     pub host: String,
+    connections: Arc<AtomicUsize>,
     _agent: SiteAgent,
+}
+
+impl Site {
+    /// How many connections its origin has had.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
 }
 
 enum SiteAgent {
@@ -89,24 +110,49 @@ pub async fn site(server: &Running, way: Way, address: &str, app: Router) -> Sit
 /// # Panics
 /// If its agent is not let in.
 pub async fn serve(way: Way, opened: OpenTunnelResponse, app: Router) -> Site {
+    let connections = Arc::new(AtomicUsize::new(0));
     let agent = match way {
         Way::Requests => {
-            let socket = dial_in(&opened.uri).await.expect("the agent is let in");
-            let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-            let app = service_fn(move |request: Request<Incoming>| {
-                let app = app.clone();
-                async move { app.oneshot(request.map(Body::new)).await }
-            });
-            let serving = builder.enable_connect_protocol().serve_connection(TokioIo::new(socket), app);
-            SiteAgent::Requests { _task: AbortOnDropHandle::new(tokio::spawn(async move { drop(serving.await) })) }
+            connections.fetch_add(1, Ordering::Relaxed);
+            serve_requests(&opened.uri, app, true).await
         }
         Way::Connections | Way::Tcp => {
-            let agent = TestAgent::dial(&opened.uri.parse().expect("a tunnel URI"), 4);
-            SiteAgent::Connections { _serving: agent.serve(move |stream| serve_http1(stream, app.clone())) }
+            let (agent, connections) =
+                (TestAgent::dial(&opened.uri.parse().expect("a tunnel URI"), 4), connections.clone());
+            let serving = agent.serve(move |stream| {
+                connections.fetch_add(1, Ordering::Relaxed);
+                serve_http1(stream, app.clone())
+            });
+            SiteAgent::Connections { _serving: serving }
         }
     };
     let host = host_of(&opened.address).to_owned();
-    Site { opened, host, _agent: agent }
+    Site { opened, host, connections, _agent: agent }
+}
+
+/// A site whose agent takes requests, and nothing that is none.
+///
+/// # Panics
+/// If there is none to be had.
+pub async fn site_without_protocols(server: &Running, address: &str, app: Router) -> Site {
+    let opened = rpc(server).await.open_tunnel(Way::Requests.request(address)).await.expect("a tunnel").into_inner();
+    let agent = serve_requests(&opened.uri, app, false).await;
+    let host = host_of(&opened.address).to_owned();
+    Site { opened, host, connections: Arc::default(), _agent: agent }
+}
+
+async fn serve_requests(uri: &str, app: Router, takes_protocols: bool) -> SiteAgent {
+    let socket = dial_in(uri).await.expect("the agent is let in");
+    let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    if takes_protocols {
+        builder.enable_connect_protocol();
+    }
+    let app = service_fn(move |request: Request<Incoming>| {
+        let app = app.clone();
+        async move { app.oneshot(request.map(Body::new)).await }
+    });
+    let serving = builder.serve_connection(TokioIo::new(socket), app);
+    SiteAgent::Requests { _task: AbortOnDropHandle::new(tokio::spawn(async move { drop(serving.await) })) }
 }
 
 /// The host of an address such as `http://blog.localhost:8010/`.
@@ -115,12 +161,48 @@ pub fn host_of(address: &str) -> &str {
     authority.rsplit_once(':').map_or(authority, |(host, _)| host)
 }
 
-async fn serve_http1(mut stream: AgentStream, app: Router) {
+async fn serve_http1(stream: AgentStream, app: Router) {
     let connection = hyper::server::conn::http1::Builder::new()
         .half_close(true)
-        .serve_connection(TokioIo::new(&mut stream.io), TowerToHyperService::new(app));
-    if connection.await.is_ok() {
-        stream.close();
+        .serve_connection(TokioIo::new(Client(Some(stream))), TowerToHyperService::new(app));
+    let _ = connection.with_upgrades().await;
+}
+
+/// A client's stream that has finished when it is shut down, and is aborted otherwise.
+struct Client(Option<AgentStream>);
+
+impl Client {
+    fn io(&mut self) -> io::Result<Pin<&mut BoxDuplex>> {
+        self.0.as_mut().map(|stream| Pin::new(&mut stream.io)).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl AsyncRead for Client {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.0.is_none() {
+            return Poll::Ready(Ok(()));
+        }
+        self.io()?.poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Client {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.io()?.poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io()?.poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.0.is_some() {
+            ready!(self.io()?.poll_shutdown(cx))?;
+        }
+        if let Some(stream) = self.0.take() {
+            stream.close();
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

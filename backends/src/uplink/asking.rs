@@ -10,6 +10,7 @@
 
 mod answer;
 mod asked;
+mod connected;
 mod saying;
 
 use std::{future::poll_fn, sync::Arc, task::Poll};
@@ -21,8 +22,11 @@ use http_body::Body;
 use tokio::time::{Instant, timeout_at};
 use tunnel_api::StreamEnd;
 
-pub use self::answer::{AnswerBody, UpgradedStream};
 pub(super) use self::asked::let_go;
+pub use self::{
+    answer::{AnswerBody, UpgradedStream},
+    connected::WhileConnected,
+};
 use self::{
     asked::Asked,
     saying::{Said, Saying},
@@ -84,8 +88,8 @@ impl Uplink {
     ///
     /// The body is first looked at when a session has been found. Its end is one where it certainly is: an error is an abort, and
     /// so is an end before [`is_end_stream`](Body::is_end_stream) over HTTP/2, and before as much has come as was announced. (hyper
-    /// hides an HTTP/2 client's abort behind an end. What HTTP/1.1 sends in chunks it ends in the same way when the client's
-    /// connection is dropped, so whoever has that tells by an error.)
+    /// hides an HTTP/2 client's abort behind an end. What comes in chunks over HTTP/1.1 ends in the same way when the client's
+    /// connection is dropped: [`WhileConnected`] makes an error of that.)
     ///
     /// One with a [`Protocol`] among its extensions is an extended CONNECT, which has no body; where it is answered with success, the
     /// answer's body is a [connection](AnswerBody::into_stream).
@@ -98,7 +102,13 @@ impl Uplink {
         let (head, body) = request.into_parts();
         let saying = Saying::new(body, head.version);
         let asked = self.ask_somewhere(admitted, Request::from_parts(head, ()), saying);
-        self.0.ended.run_until_cancelled(asked).await.unwrap_or(Err(NoAnswer::TunnelClosed))
+        match self.0.ended.run_until_cancelled(asked).await {
+            Some(Ok(answer)) => Ok(answer),
+            // What agents do because of that is not their doing.
+            Some(Err(_)) | None if self.0.ended.is_cancelled() => Err(NoAnswer::TunnelClosed),
+            Some(Err(error)) => Err(error),
+            None => Err(NoAnswer::TunnelClosed),
+        }
     }
 
     async fn ask_somewhere<B>(

@@ -9,7 +9,10 @@ use std::{
 
 use h2::{Reason, RecvStream, client::ResponseFuture};
 use http::{Response, StatusCode};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Sleep,
+};
 
 use super::{
     resets::{Resets, Turn},
@@ -24,11 +27,13 @@ pub(super) struct CallerStream {
     pub(super) answer: Option<ResponseFuture>,
     resets: Arc<Resets>,
     turn: Turn,
+    /// While what was said leaves, before an abort.
+    pub(super) lingers: Option<Pin<Box<Sleep>>>,
 }
 
 impl CallerStream {
     pub(super) fn new(inner: H2Stream, answer: ResponseFuture, resets: Arc<Resets>) -> Self {
-        Self { inner, answer: Some(answer), resets, turn: Turn::default() }
+        Self { inner, answer: Some(answer), resets, turn: Turn::default(), lingers: None }
     }
 
     /// Resets it when it is its turn, unless it is dead already.

@@ -4,6 +4,7 @@ use std::{
     io::{self, ErrorKind},
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use http::{
     header::{CONNECTION, TE, TRANSFER_ENCODING, UPGRADE},
 };
 use http_body::Frame;
-use tokio::task::coop;
+use tokio::{task::coop, time::sleep};
 
 use super::{
     caller::{CallerStream, is_untouched},
@@ -20,6 +21,7 @@ use super::{
 };
 use crate::{
     exchange::{Exchange, Unanswered},
+    relay::Duplex,
     session::BoxStream,
 };
 
@@ -91,6 +93,10 @@ impl Exchange for CallerStream {
         if self.inner.has_told_end() && self.inner.has_finished(cx) {
             return Poll::Ready(());
         }
+        // The agent hears what was said before the abort, unless it takes its time: a reset discards what is queued.
+        if self.inner.poll_sent(cx).is_pending() {
+            ready!(self.lingers.get_or_insert_with(|| Box::pin(sleep(LINGER))).as_mut().poll(cx));
+        }
         self.poll_reset_in_turn(cx)
     }
 
@@ -120,6 +126,9 @@ pub(super) fn without_connection(fields: &mut HeaderMap) {
         fields.remove(TE);
     }
 }
+
+/// For what has been said to leave, before an abort.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// What was packed may be a stream's whole window. Its room is given back as it is handed out, so it goes in pieces.
 const LARGEST_PIECE: usize = 64 * 1024;

@@ -245,6 +245,7 @@ impl Requests for PtthSession {
 }
 
 /// Whether a head is all there is of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ends {
     Whole,
     Open,
@@ -253,7 +254,7 @@ enum Ends {
 impl PtthSession {
     fn begin(&self, head: Request<()>, ends: Ends) -> Result<CallerStream, SessionGone> {
         let streams = self.streams.upgrade().ok_or(SessionGone)?;
-        let is_whole = matches!(ends, Ends::Whole);
+        let is_whole = ends == Ends::Whole;
         let (answer, send) = self.sender.clone().send_request(head, is_whole).map_err(|_| SessionGone)?;
         if send.stream_id().as_u32() >= LAST_STREAM {
             self.is_worn_out.store(true, Ordering::Relaxed);

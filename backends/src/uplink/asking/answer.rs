@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    future::poll_fn,
     io::{self, ErrorKind},
     pin::Pin,
     sync::Arc,
@@ -56,7 +55,8 @@ impl AnswerBody {
         let (exchange, place, account) = self.asked.take().ok_or(ErrorKind::ConnectionReset)?;
         // It is there, elsewhere.
         self.end = Some(StreamEnd::Finished);
-        Ok(UpgradedStream { there: Some((exchange.into_stream(), place, account)) })
+        let there = Some((exchange.into_stream(), place, account));
+        Ok(UpgradedStream { there, end: StreamEnd::AbortedByClient })
     }
 
     fn is_heard(&self) -> bool {
@@ -131,19 +131,18 @@ impl fmt::Debug for AnswerBody {
 pub struct UpgradedStream {
     /// Until it is let go.
     there: Option<(BoxStream, Place, Account)>,
+    /// How it ends if nothing else happens.
+    end: StreamEnd,
 }
 
 impl UpgradedStream {
-    /// Relays until it ends, and says how it did. Returns when its place is free again.
+    /// Relays until it ends, and says how it did. Dropping the future aborts it.
     pub async fn relay(mut self, client: impl Duplex) -> StreamEnd {
         let Some((stream, _, account)) = &mut self.there else { return StreamEnd::AbortedByAgent };
         let inner = &*account.uplink.0;
         let relayed = relay(client, &mut *stream, &account.progress, &inner.pace, &inner.terms.relay, &inner.ended);
-        let end = stream_end(relayed.await);
-        inner.news.meters().stream_ended(end);
-        inner.unless_ended(poll_fn(|cx| stream.poll_gone(cx))).await;
-        self.there = None;
-        end
+        self.end = stream_end(relayed.await);
+        self.end
     }
 
     /// What went each way so far.
@@ -156,11 +155,8 @@ impl Drop for UpgradedStream {
     fn drop(&mut self) {
         if let Some((stream, place, account)) = self.there.take() {
             let uplink = account.uplink.clone();
-            uplink.meters().stream_ended(StreamEnd::AbortedByClient);
-            let_go(&uplink, (stream, place, account), |(stream, ..), cx| {
-                stream.abort_on_drop();
-                stream.poll_gone(cx)
-            });
+            uplink.meters().stream_ended(self.end);
+            let_go(&uplink, (stream, place, account), |(stream, ..), cx| stream.poll_gone(cx));
         }
     }
 }

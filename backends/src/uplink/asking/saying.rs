@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, Version};
 use http_body::Body;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tracing::Instrument;
 use tunnel_api::StreamEnd;
 
@@ -192,25 +192,30 @@ impl<B: Body<Data = Bytes>> Saying<B> {
 struct Stall {
     heard: u64,
     since: Instant,
+    limit: Duration,
     timer: Pin<Box<Sleep>>,
 }
 
 impl Stall {
     fn new(heard: u64, limit: Duration) -> Self {
-        Self { heard, since: Instant::now(), timer: Box::pin(sleep(limit)) }
+        Self { heard, since: Instant::now(), limit, timer: Box::pin(sleep(limit)) }
     }
 
+    /// Ready when that has been so for as long as may be. The timer is set anew only when it fires, not with every byte.
     fn poll(&mut self, cx: &mut Context<'_>, heard: u64, limit: Duration) -> Poll<()> {
         if self.heard != heard {
             (self.heard, self.since) = (heard, Instant::now());
         }
+        if self.limit != limit {
+            self.limit = limit;
+            self.timer.set(sleep_until(self.since + limit));
+        }
         loop {
             ready!(self.timer.as_mut().poll(cx));
-            let left = limit.saturating_sub(self.since.elapsed());
-            if left.is_zero() {
+            if self.since.elapsed() >= limit {
                 return Poll::Ready(());
             }
-            self.timer.set(sleep(left));
+            self.timer.set(sleep_until(self.since + limit));
         }
     }
 }
