@@ -99,6 +99,8 @@ pub struct DoorTerms {
     pub kept_alive: usize,
     /// How many of them may be from one source, counted like those that wait.
     pub kept_alive_per_source: usize,
+    /// How long a client of HTTP/1.1 may take nothing of its answer, before its connection is reset.
+    pub unread: Duration,
     /// For those who come by TLS; there is none without.
     pub tls: Option<Arc<ServerTls>>,
     /// Who must.
@@ -121,6 +123,7 @@ impl Default for DoorTerms {
             keep_alive_http2: Duration::from_secs(5 * 60),
             kept_alive: 4096,
             kept_alive_per_source: 256,
+            unread: Duration::from_secs(30 * 60),
             tls: None,
             names: None,
             encryption: Encryption::default(),

@@ -16,6 +16,7 @@ use tunnel_backends::{
     quarantine::Quarantine,
     quotas::Quotas,
     registry::Registry,
+    requests::AccessLog,
     tcp::TcpConfig,
     tickets::Tickets,
     tunnels::{Tunnels, TunnelsConfig},
@@ -56,6 +57,7 @@ pub(crate) fn assemble(
         quarantine: quarantine.clone(),
         quotas: quotas.clone(),
         meters: meters.clone(),
+        access_log: AccessLog { enabled: config.access_log.enabled, query: config.access_log.query },
     });
     let gate = Gate::with_tickets(tickets);
     let names = names(config, quarantine.clone());
@@ -79,6 +81,11 @@ pub(crate) fn assemble(
         waiting_per_source: config.door.waiting_per_source,
         trusted_proxies: config.trusted_proxies.clone().into(),
         idle: config.door.idle,
+        keep_alive: config.door.keep_alive,
+        keep_alive_http2: config.door.keep_alive_http2,
+        kept_alive: seats(config.door.kept_alive, descriptors),
+        kept_alive_per_source: config.door.kept_alive_per_source,
+        unread: config.door.unread,
         meters: meters.clone(),
         names: Some(names.clone()),
         tls: config.server_tls()?,
@@ -114,7 +121,7 @@ fn encryption(config: &Config) -> Encryption {
     }
 }
 
-/// Silent connections at the door must make room before they have used up the descriptors of everybody else.
+/// Connections at the door that ask for nothing must make room before they have used up the descriptors of everybody else.
 fn seats(configured: usize, descriptors: Option<usize>) -> usize {
     configured.min(descriptors.map_or(usize::MAX, |descriptors| descriptors / 4)).max(1)
 }

@@ -70,6 +70,8 @@ pub struct Config {
     pub limits: Limits,
     /// The listener for those who look after the server.
     pub admin: Admin,
+    /// What is written down of requests.
+    pub access_log: AccessLog,
     /// The backends, by the names that requests choose them by.
     pub backends: BTreeMap<String, Backend>,
 }
@@ -146,6 +148,29 @@ pub struct Door {
     /// How long a connection without a request is kept.
     #[serde(with = "humantime_serde")]
     pub idle: Duration,
+    /// How long a connection of HTTP/1.1 is kept between requests.
+    #[serde(with = "humantime_serde")]
+    pub keep_alive: Duration,
+    /// How long a web client's connection of HTTP/2 is kept while it has no request.
+    #[serde(with = "humantime_serde")]
+    pub keep_alive_http2: Duration,
+    /// Web clients' connections that are between requests, in all.
+    pub kept_alive: usize,
+    /// And from one source.
+    pub kept_alive_per_source: usize,
+    /// How long a client of HTTP/1.1 may take nothing of its answer.
+    #[serde(with = "humantime_serde")]
+    pub unread: Duration,
+}
+
+/// `[access_log]`: what is written down of the requests of web clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AccessLog {
+    /// Whether each request is a line in the log.
+    pub enabled: bool,
+    /// Whether paths have their queries, in the log and for those who watch.
+    pub query: bool,
 }
 
 /// `[backends.<name>.<kind>]`.
@@ -209,6 +234,7 @@ impl Default for Config {
             door: Door::default(),
             limits: Limits::default(),
             admin: Admin::default(),
+            access_log: AccessLog::default(),
             backends: BTreeMap::from([
                 ("tcp".to_owned(), Backend::Tcp(Tcp::default())),
                 ("mux".to_owned(), Backend::Mux(Mux::default())),
@@ -220,6 +246,13 @@ impl Default for Config {
 impl Default for Names {
     fn default() -> Self {
         Self { domain: tunnel_backends::names::localhost(), port: None }
+    }
+}
+
+impl Default for AccessLog {
+    fn default() -> Self {
+        let tunnel_backends::requests::AccessLog { enabled, query } = Default::default();
+        Self { enabled, query }
     }
 }
 
@@ -241,6 +274,11 @@ impl Default for Door {
             waiting: terms.waiting,
             waiting_per_source: terms.waiting_per_source,
             idle: terms.idle,
+            keep_alive: terms.keep_alive,
+            keep_alive_http2: terms.keep_alive_http2,
+            kept_alive: terms.kept_alive,
+            kept_alive_per_source: terms.kept_alive_per_source,
+            unread: terms.unread,
         }
     }
 }

@@ -33,8 +33,7 @@ pub(super) struct Lent {
     /// There until it is taken over.
     io: Option<Replay>,
     is_shut: bool,
-    heads: Option<Heads>,
-    lengths: Option<Lengths>,
+    http1: Option<Http1>,
     back: Arc<Mutex<Option<Returned>>>,
 }
 
@@ -50,26 +49,32 @@ pub(super) struct Returned {
 #[derive(Debug)]
 pub(super) struct Back(Arc<Mutex<Option<Returned>>>);
 
-/// HTTP/1.1: how long a request's head may take from its first byte, on a connection that is kept. Between requests hyper does not
-/// tell one who says nothing from one who dribbles.
+/// What hyper does not see of a connection of HTTP/1.1. (HTTP/2 asks whether the peer is there.)
 #[derive(Debug)]
-struct Heads {
+struct Http1 {
     stay: Arc<Stay>,
-    longest: Duration,
+    /// What its requests say of how long they are.
+    lengths: Lengths,
+    /// For a request's head from its first byte, on a connection that is kept. Between requests hyper does not tell one who says
+    /// nothing from one who dribbles.
+    first_unit: Duration,
     /// The head that has begun, after so many requests.
     begun: Option<(u64, Pin<Box<Sleep>>)>,
+    /// For a peer that takes nothing of its answer.
+    unread: Duration,
+    /// Since it does not.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl Lent {
     pub(super) fn new(io: Replay) -> (Self, Back) {
         let back = Arc::new(Mutex::new(None));
-        (Self { io: Some(io), is_shut: false, heads: None, lengths: None, back: back.clone() }, Back(back))
+        (Self { io: Some(io), is_shut: false, http1: None, back: back.clone() }, Back(back))
     }
 
-    /// For HTTP/1.1, whose requests are followed too.
-    pub(super) fn timing_heads(mut self, stay: Arc<Stay>, longest: Duration) -> Self {
-        self.heads = Some(Heads { stay, longest, begun: None });
-        self.lengths = Some(Lengths::default());
+    /// For HTTP/1.1.
+    pub(super) fn with_limits(mut self, stay: Arc<Stay>, first_unit: Duration, unread: Duration) -> Self {
+        self.http1 = Some(Http1 { stay, lengths: Lengths::default(), first_unit, begun: None, unread, stalled: None });
         self
     }
 
@@ -173,16 +178,28 @@ fn as_duplex(io: Replay) -> BoxDuplex {
     }
 }
 
-impl Heads {
+impl Http1 {
+    /// After some bytes have been taken, or none.
+    fn time_answer(&mut self, cx: &mut Context<'_>, is_taken: bool) -> io::Result<()> {
+        if is_taken {
+            self.stalled = None;
+            return Ok(());
+        }
+        let unread = self.unread;
+        let limit = self.stalled.get_or_insert_with(|| Box::pin(sleep(unread)));
+        let is_over = limit.as_mut().poll(cx).is_ready();
+        if is_over { Err(io::Error::new(io::ErrorKind::TimedOut, "nobody takes the answer")) } else { Ok(()) }
+    }
+
     /// After some bytes have come, or none.
-    fn time(&mut self, cx: &mut Context<'_>, has_come: bool) -> io::Result<()> {
+    fn time_head(&mut self, cx: &mut Context<'_>, has_come: bool) -> io::Result<()> {
         let begun = self.stay.begun();
         self.begun.take_if(|(after, _)| *after != begun);
         if self.stay.is_under_way() {
             return Ok(());
         }
         if has_come && self.begun.is_none() {
-            self.begun = Some((begun, Box::pin(sleep(self.longest))));
+            self.begun = Some((begun, Box::pin(sleep(self.first_unit))));
         }
         let is_over = self.begun.as_mut().is_some_and(|(_, limit)| limit.as_mut().poll(cx).is_ready());
         if is_over { Err(io::Error::new(io::ErrorKind::TimedOut, "a request's head took too long")) } else { Ok(()) }
@@ -194,13 +211,13 @@ impl AsyncRead for Lent {
         let before = buf.filled().len();
         let read = Pin::new(self.io()?).poll_read(cx, buf);
         let has_come = buf.filled().len() > before;
-        if let Some(lengths) = &mut self.lengths {
-            lengths.follow(&mut buf.filled_mut()[before..]);
+        if let Some(http1) = &mut self.http1 {
+            http1.lengths.follow(&mut buf.filled_mut()[before..]);
         }
-        if let Some(heads) = &mut self.heads
+        if let Some(http1) = &mut self.http1
             && (has_come || read.is_pending())
         {
-            heads.time(cx, has_come)?;
+            http1.time_head(cx, has_come)?;
         }
         read
     }
@@ -208,7 +225,11 @@ impl AsyncRead for Lent {
 
 impl AsyncWrite for Lent {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(self.io()?).poll_write(cx, buf)
+        let written = Pin::new(self.io()?).poll_write(cx, buf);
+        if let Some(http1) = &mut self.http1 {
+            http1.time_answer(cx, written.is_ready())?;
+        }
+        written
     }
 
     fn poll_write_vectored(
@@ -216,7 +237,11 @@ impl AsyncWrite for Lent {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(self.io()?).poll_write_vectored(cx, bufs)
+        let written = Pin::new(self.io()?).poll_write_vectored(cx, bufs);
+        if let Some(http1) = &mut self.http1 {
+            http1.time_answer(cx, written.is_ready())?;
+        }
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -226,7 +251,7 @@ impl AsyncWrite for Lent {
     /// hyper reads nothing while a request of HTTP/1.1 is under way, but it flushes: that is where a client is missed that has
     /// gone meanwhile, so that nobody works for it.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let asks = self.heads.as_ref().is_some_and(|heads| heads.stay.is_under_way());
+        let asks = self.http1.as_ref().is_some_and(|http1| http1.stay.is_under_way());
         let io = self.io()?;
         ready!(Pin::new(&mut *io).poll_flush(cx))?;
         if asks

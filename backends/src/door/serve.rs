@@ -46,7 +46,7 @@ impl Hall {
         let (io, back) = Lent::new(Replay::new(bytes.freeze(), link));
         let ended = match protocol {
             Protocol::Http1 => {
-                let io = io.timing_heads(stay.clone(), self.terms.first_unit);
+                let io = io.with_limits(stay.clone(), self.terms.first_unit, self.terms.unread);
                 self.serve_http1(io, service.pacing_requests(pace), &stay, &seat).await
             }
             Protocol::Http2 => self.serve_http2(Paced::new(io, pace), service, &stay, &seat).await,
@@ -99,7 +99,7 @@ impl Hall {
             // Requests that break the rules, over a connection's whole life.
             .max_local_error_reset_streams(1024)
             .keep_alive_interval(PING)
-            .keep_alive_timeout(PING)
+            .keep_alive_timeout(PONG)
             .serve_connection(TokioIo::new(io), service);
         let mut connection = std::pin::pin!(connection);
         let left = tokio::select! {
@@ -176,8 +176,12 @@ enum Left {
 /// For a peer that makes no request to take in that it may go.
 const GOODBYE: Duration = Duration::from_secs(2);
 
-/// An HTTP/2 peer that vanished is noticed after twice this.
+/// An HTTP/2 peer of which nothing is heard for so long is asked whether it is there.
 const PING: Duration = Duration::from_secs(15);
+
+/// For its answer. It reads our question after all that is on its way to it, which may be 10 MB: where it takes 100 KB/s and no more, a
+/// paused or throttled download, that is a minute and a half.
+const PONG: Duration = Duration::from_secs(5 * 60);
 
 /// An upload: 20 MB/s on a path of 50 ms. A call of the RPC is smaller than it.
 const STREAM_WINDOW: u32 = 1024 * 1024;

@@ -13,7 +13,7 @@ use http::{Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
     sync::oneshot,
 };
 use tunnel_backends::{
@@ -137,6 +137,19 @@ async fn a_client_that_resets_while_its_answer_is_awaited_is_missed() {
     soon("a request", is_begun).await.unwrap();
     abort(client).await;
     assert!(soon("its end", dropped).await.is_err());
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_of_its_answer_is_reset_in_the_end() {
+    let door = door(
+        DoorTerms { unread: Duration::from_millis(50), ..DoorTerms::default() },
+        // More than all buffers on the way can hold.
+        answers(async |_| Response::new(whole(vec![7; 32 << 20]))),
+    );
+    let mut client = connect(door.addr()).await;
+    say(&mut client, b"GET / HTTP/1.1\r\nhost: h\r\n\r\n").await;
+    let reset = soon("a reset", client.ready(Interest::ERROR)).await.unwrap();
+    assert!(reset.is_error(), "{reset:?}");
 }
 
 /// `printf 'GET …' | nc`.

@@ -5,13 +5,16 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::BodyExt;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tunnel_backends::{
     door::DoorTerms,
     testing::{client::say, within},
 };
 
 use crate::site::{answers, connect, door, greets, whole};
+
+/// And empty SETTINGS.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -58,6 +61,24 @@ async fn ten_thousand_requests_on_one_connection_of_http_1_are_answered_at_once(
     })
     .await;
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+}
+
+/// What they do not ask for is.
+#[tokio::test]
+async fn a_flood_on_a_web_clients_connection_is_paced_as_ever() {
+    let door = door(DoorTerms::default(), greets());
+    let (mut hears, mut says) = connect(door.addr()).await.into_split();
+    let ping = [0, 0, 8, 6, 0, 0, 0, 0, 0, 7, 7, 7, 7, 7, 7, 7, 7];
+    // GET http://h/, by RFC 7541's static table.
+    let get = [0, 0, 6, 1, 5, 0, 0, 0, 1, 0x82, 0x86, 0x84, 0x41, 1, b'h'];
+    says.write_all(&[PREFACE, &get].concat()).await.unwrap();
+    let flood = tokio::spawn(async move { while says.write_all(&ping.repeat(1000)).await.is_ok() {} });
+    let (begun, mut answered, mut some) = (Instant::now(), 0, vec![0; 64 * 1024]);
+    while begun.elapsed() < Duration::from_secs(2) {
+        answered += within(LONG, "an answer", hears.read(&mut some)).await.unwrap() / ping.len();
+    }
+    flood.abort();
+    assert!((1_000..7_000).contains(&answered), "{answered} answers in two seconds");
 }
 
 /// 64 MiB are 4,096 frames, and as many to let more come.
