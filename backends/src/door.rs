@@ -14,6 +14,7 @@ mod encryption;
 mod first;
 mod forwarded;
 mod introduce;
+mod lengths;
 mod lent;
 mod lobby;
 mod meet;
@@ -67,6 +68,10 @@ pub struct PeerCertificate(pub Arc<[u8]>);
 /// extensions of each request that came by TLS which ended here, and of no other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerName(pub Option<Host>);
+
+/// A proxy of ours, by which a request came. In the extensions of such requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Proxy(pub SocketAddr);
 
 /// The door's limits. Each is a config key.
 #[derive(Debug, Clone)]

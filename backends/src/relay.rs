@@ -41,9 +41,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use duplex::{BoxDuplex, Duplex};
 use flow::{Broken, Flow, FlowState};
-#[cfg(feature = "serve")]
-pub(crate) use pace::Toll;
 pub use pace::{Bucket, Pace};
+#[cfg(feature = "serve")]
+pub(crate) use pace::{Queue, Toll};
 
 /// Relays between `client` and `agent`, no faster than `pace`, until both directions have ended, either side aborts, or
 /// `cancel` fires.
@@ -110,6 +110,12 @@ impl Progress {
     #[cfg(feature = "serve")]
     pub(crate) fn add_to_client(&self, bytes: usize) {
         self.to_client.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// So many were not, after all.
+    #[cfg(feature = "serve")]
+    pub(crate) fn take_back_to_client(&self, bytes: usize) {
+        self.to_client.fetch_sub(bytes as u64, Ordering::Relaxed);
     }
 }
 

@@ -4,6 +4,7 @@ mod account;
 mod asking;
 mod opening;
 mod seeking;
+mod stream_io;
 
 use std::{
     fmt,
@@ -13,14 +14,16 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tunnel_api::{Carry, RequestEnded, StreamEnd, What};
 
 pub use self::asking::{Answer, AnswerBody, NoAnswer, UpgradedStream, WhileConnected};
+pub(crate) use self::stream_io::StreamIo;
 use self::{
     account::{Account, Totals},
-    opening::Opening,
+    opening::{AfterHeard, Opening},
     seeking::Seeking,
 };
 use crate::{
@@ -156,6 +159,11 @@ impl Uplink {
                 Ok(OpenStream::new(Account::begin(self, progress, counted), client, opening))
             }
         }
+    }
+
+    /// Whether it is the same tunnel's.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// What travels to the agents.
@@ -297,45 +305,68 @@ pub struct OpenStream {
     client: ClientInfo,
     account: Account,
     since: Instant,
+    /// What the agent has said that is for the client still.
+    heard: Bytes,
 }
 
 impl OpenStream {
     fn new(account: Account, client: ClientInfo, opening: Opening) -> Self {
         let news = &account.uplink.0.news;
         news.tell(|| What::ClientConnected { stream: account.number, client: client.client_addr });
-        Self { opening, client, account, since: Instant::now() }
+        Self { opening, client, account, since: Instant::now(), heard: Bytes::new() }
+    }
+
+    /// The same, to read from and to write to.
+    pub(crate) fn into_io(self) -> StreamIo {
+        StreamIo::new(self)
+    }
+
+    /// What goes through it, as it does.
+    pub(crate) fn progress(&self) -> Arc<Progress> {
+        self.account.progress.clone()
     }
 
     /// Relays until the stream ends, and reports how it did. Returns when its place is free again.
-    pub async fn relay(self, client: impl Duplex) {
-        let Self { mut opening, client: who, account, since } = self;
+    pub async fn relay(self, client: impl Duplex) -> StreamEnd {
+        let Self { mut opening, client: who, account, since, heard } = self;
         let inner = &*account.uplink.0;
         let run = async |stream: &mut dyn Duplex| {
             let relayed = relay(client, stream, &account.progress, &inner.pace, &inner.terms.relay, &inner.ended).await;
             let end = stream_end(relayed);
-            inner.news.meters().stream_ended(end);
-            inner.news.tell(|| What::ClientEnded {
-                stream: account.number,
-                client: who.client_addr,
-                end,
-                bytes_to_agent: account.progress.to_agent(),
-                bytes_to_client: account.progress.to_client(),
-                duration: since.elapsed(),
-            });
-            tracing::debug!(tunnel.id = %inner.news.id(), client.addr = %who.client_addr, ?end, "stream ended");
+            inner.tell_end(&account, who, end, since);
+            end
         };
         // Where nobody has to be asked, the relay has the connection itself.
-        if let Some((mut stream, _place)) = opening.settled() {
-            run(&mut stream).await;
+        if let Some((mut stream, _place)) = heard.is_empty().then(|| opening.settled()).flatten() {
+            let end = run(&mut stream).await;
             inner.unless_ended(poll_fn(|cx| stream.poll_gone(cx))).await;
-        } else {
-            run(&mut opening).await;
-            inner.unless_ended(poll_fn(|cx| opening.poll_gone(cx))).await;
+            return end;
         }
+        let end = if heard.is_empty() {
+            run(&mut opening).await
+        } else {
+            run(&mut AfterHeard { heard, opening: &mut opening }).await
+        };
+        inner.unless_ended(poll_fn(|cx| opening.poll_gone(cx))).await;
+        end
     }
 }
 
 impl Inner {
+    /// A client's stream is over.
+    fn tell_end(&self, account: &Account, who: ClientInfo, end: StreamEnd, since: Instant) {
+        self.news.meters().stream_ended(end);
+        self.news.tell(|| What::ClientEnded {
+            stream: account.number,
+            client: who.client_addr,
+            end,
+            bytes_to_agent: account.progress.to_agent(),
+            bytes_to_client: account.progress.to_client(),
+            duration: since.elapsed(),
+        });
+        tracing::debug!(tunnel.id = %self.news.id(), client.addr = %who.client_addr, ?end, "stream ended");
+    }
+
     /// A stream may take its time to go. When the tunnel is over nobody waits for it.
     async fn unless_ended(&self, gone: impl Future<Output = ()>) {
         self.ended.run_until_cancelled(gone).await;

@@ -22,12 +22,13 @@ use tower::ServiceExt;
 use tunnel_api::ConnectionAddrs;
 
 use super::{
-    Arrival, HttpBody, HttpService, PeerCertificate, ServerName, encryption,
-    forwarded::origin,
+    Arrival, HttpBody, HttpService, PeerCertificate, Proxy, ServerName, encryption,
+    forwarded::{is_trusted, origin},
     lobby::Newcomer,
     pace::{Pace, REQUEST},
     stay::{Stay, UnderWay},
 };
+use crate::{names::Names, web};
 
 /// Tells the service whose request it is, marks what is secret in it before anybody can print it, and sees to what becomes of it.
 pub(super) struct Introduce {
@@ -41,6 +42,8 @@ pub(super) struct Introduce {
     server_name: Option<ServerName>,
     /// It had to be encrypted, and is not: nothing else about it matters.
     is_refused: bool,
+    /// Whose requests are sent on to where they are encrypted.
+    names: Option<Arc<Names>>,
     asked: AtomicBool,
     /// Where requests are what is counted.
     pace: Option<Mutex<Pace>>,
@@ -56,7 +59,7 @@ impl Introduce {
         newcomer: Newcomer,
     ) -> Self {
         let asked = AtomicBool::new(false);
-        let (certificate, server_name, is_refused, pace) = (None, None, false, None);
+        let (certificate, server_name, is_refused, names, pace) = (None, None, false, None, None);
         Self {
             inner,
             addrs,
@@ -67,6 +70,7 @@ impl Introduce {
             certificate,
             server_name,
             is_refused,
+            names,
             asked,
             pace,
         }
@@ -80,8 +84,8 @@ impl Introduce {
         Self { server_name, ..self }
     }
 
-    pub(super) fn refusing_all_if(self, is_refused: bool) -> Self {
-        Self { is_refused, ..self }
+    pub(super) fn refusing_all_if(self, is_refused: bool, names: Option<Arc<Names>>) -> Self {
+        Self { is_refused, names, ..self }
     }
 
     pub(super) fn pacing_requests(self, pace: Pace) -> Self {
@@ -114,14 +118,18 @@ impl Service<Request<Incoming>> for Introduce {
             response.map(|body| Answer { body, is_whole, newcomer, _under_way: under_way })
         };
         if self.is_refused {
-            let refusal = answer(encryption::refusal(&request), under_way, newcomer);
-            return std::future::ready(Ok(refusal)).boxed();
+            let elsewhere = self.names.as_ref().and_then(|names| web::by_tls(names, &request));
+            let refusal = elsewhere.unwrap_or_else(|| encryption::refusal(&request));
+            return std::future::ready(Ok(answer(refusal, under_way, newcomer))).boxed();
         }
         let peer = origin(request.headers(), self.addrs.peer, &self.trusted_proxies);
         let extensions = request.extensions_mut();
         extensions.insert(ConnectionAddrs { peer, ..self.addrs });
         extensions.insert(if is_first { self.arrival } else { Arrival(Instant::now()) });
         extensions.insert(newcomer.clone());
+        if is_trusted(self.addrs.peer, &self.trusted_proxies) {
+            extensions.insert(Proxy(self.addrs.peer));
+        }
         if let Some(certificate) = &self.certificate {
             extensions.insert(certificate.clone());
         }

@@ -19,7 +19,7 @@ use tokio::{
     time::{Sleep, sleep, timeout},
 };
 
-use super::stay::Stay;
+use super::{lengths::Lengths, stay::Stay};
 use crate::{
     link::{Link, encrypted::Encrypted},
     relay::{BoxDuplex, Duplex as _},
@@ -53,6 +53,8 @@ pub(super) struct Back(Arc<Mutex<Option<Returned>>>);
 #[derive(Debug)]
 struct Http1 {
     stay: Arc<Stay>,
+    /// What its requests say of how long they are.
+    lengths: Lengths,
     /// For a request's head from its first byte, on a connection that is kept. Between requests hyper does not tell one who says
     /// nothing from one who dribbles.
     first_unit: Duration,
@@ -72,7 +74,7 @@ impl Lent {
 
     /// For HTTP/1.1.
     pub(super) fn with_limits(mut self, stay: Arc<Stay>, first_unit: Duration, unread: Duration) -> Self {
-        self.http1 = Some(Http1 { stay, first_unit, begun: None, unread, stalled: None });
+        self.http1 = Some(Http1 { stay, lengths: Lengths::default(), first_unit, begun: None, unread, stalled: None });
         self
     }
 
@@ -208,6 +210,9 @@ impl AsyncRead for Lent {
         let before = buf.filled().len();
         let read = Pin::new(self.io()?).poll_read(cx, buf);
         let has_come = buf.filled().len() > before;
+        if let Some(http1) = &mut self.http1 {
+            http1.lengths.follow(&mut buf.filled_mut()[before..]);
+        }
         if let Some(http1) = &mut self.http1
             && (has_come || read.is_pending())
         {

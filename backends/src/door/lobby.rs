@@ -1,12 +1,13 @@
 use std::{
     net::IpAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
+use http::Extensions;
 use ipnet::IpNet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -48,6 +49,7 @@ struct Arrived {
     /// Whether any of its requests was a web client's.
     is_client: AtomicBool,
     earned: Earned,
+    kept: Mutex<Extensions>,
 }
 
 impl Lobby {
@@ -68,6 +70,7 @@ impl Lobby {
             is_accepted: AtomicBool::new(false),
             is_client: AtomicBool::new(false),
             earned: Earned::default(),
+            kept: Mutex::default(),
         };
         Seat { newcomer: Newcomer { arrived: Arc::new(arrived), is_clients: Arc::default() }, evict }
     }
@@ -132,6 +135,12 @@ impl Newcomer {
     /// They are given back, or a busy connection would be read more and more slowly.
     pub fn earn(&self, frames: u32) {
         self.arrived.earned.add(frames);
+    }
+
+    /// What a handler keeps for its connection, one of a kind; it is dropped with it.
+    pub fn keep<T: Clone + Default + Send + Sync + 'static>(&self) -> T {
+        // Nothing panics while it is held.
+        self.arrived.kept.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default::<T>().clone()
     }
 
     /// For another request of the same connection.

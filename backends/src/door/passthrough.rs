@@ -32,7 +32,7 @@ impl Hall {
         let Passenger { named, socket, said } = passenger;
         let client = ClientInfo { client_addr: peer, public_addr: local };
         match self.connect(&named, &socket, client, seat).await {
-            Ok(stream) => stream.relay(Replay::new(said, socket)).await,
+            Ok(stream) => drop(stream.relay(Replay::new(said, socket)).await),
             Err(Turned::Evicted) => self.terms.meters.door_refused(DoorRefused::Evicted),
             Err(Turned::Away(why)) => {
                 named.uplink.meters().client_refused(why);

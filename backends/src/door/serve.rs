@@ -42,7 +42,7 @@ impl Hall {
         )
         .with_certificate(certificate)
         .with_server_name(server_name)
-        .refusing_all_if(plain == Some(Plain::Refused));
+        .refusing_all_if(plain == Some(Plain::Refused), self.terms.names.clone());
         let (io, back) = Lent::new(Replay::new(bytes.freeze(), link));
         let ended = match protocol {
             Protocol::Http1 => {

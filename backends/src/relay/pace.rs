@@ -93,20 +93,20 @@ impl Bucket {
 }
 
 /// One direction's way through its buckets.
-pub(super) struct Queue<'a> {
-    buckets: &'a [Arc<Bucket>],
+pub(crate) struct Queue<B> {
+    buckets: B,
     /// Its place, while it waits. On the heap, because few streams ever wait.
     waiting: Option<Pin<Box<dyn Future<Output = Turn> + Send>>>,
 }
 
-impl<'a> Queue<'a> {
-    pub(super) fn new(buckets: &'a [Arc<Bucket>]) -> Self {
+impl<B: AsRef<[Arc<Bucket>]>> Queue<B> {
+    pub(crate) fn new(buckets: B) -> Self {
         Self { buckets, waiting: None }
     }
 
     /// Whether there is anything to wait for at all.
-    pub(super) fn is_paced(&self) -> bool {
-        self.buckets.iter().any(|bucket| bucket.rate().is_some())
+    pub(crate) fn is_paced(&self) -> bool {
+        self.buckets.as_ref().iter().any(|bucket| bucket.rate().is_some())
     }
 
     pub(super) fn is_waiting(&self) -> bool {
@@ -114,12 +114,12 @@ impl<'a> Queue<'a> {
     }
 
     /// Ready when it may read once.
-    pub(super) fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
+    pub(crate) fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
         let waiting = match &mut self.waiting {
             Some(waiting) => waiting,
-            None => match Turn::at_once(self.buckets) {
+            None => match Turn::at_once(self.buckets.as_ref()) {
                 Some(turn) => return Poll::Ready(turn),
-                None => self.waiting.insert(Box::pin(Turn::wait(self.buckets.to_vec()))),
+                None => self.waiting.insert(Box::pin(Turn::wait(self.buckets.as_ref().to_vec()))),
             },
         };
         let turn = ready!(waiting.as_mut().poll(cx));
@@ -134,7 +134,7 @@ impl<'a> Queue<'a> {
 }
 
 /// The right to read once. While it is held nobody else reads.
-pub(super) struct Turn(Vec<(Arc<Bucket>, OwnedSemaphorePermit)>);
+pub(crate) struct Turn(Vec<(Arc<Bucket>, OwnedSemaphorePermit)>);
 
 impl Turn {
     fn at_once(buckets: &[Arc<Bucket>]) -> Option<Self> {
@@ -159,7 +159,7 @@ impl Turn {
     }
 
     /// How much may be read.
-    pub(super) fn most(&self) -> usize {
+    pub(crate) fn most(&self) -> usize {
         self.0.iter().map(|(bucket, _)| bucket.most()).min().unwrap_or(LARGEST_READ)
     }
 
@@ -172,7 +172,7 @@ impl Turn {
     }
 
     /// So much was read; the next one may.
-    pub(super) fn pay(self, bytes: usize) {
+    pub(crate) fn pay(self, bytes: usize) {
         for (bucket, _) in &self.0 {
             bucket.pay(bytes);
         }

@@ -22,6 +22,7 @@ use http_body::Body;
 use tokio::time::{Instant, timeout_at};
 use tunnel_api::StreamEnd;
 
+pub(super) use self::asked::let_go;
 pub use self::{
     answer::{AnswerBody, UpgradedStream},
     connected::WhileConnected,

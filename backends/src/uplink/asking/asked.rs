@@ -138,7 +138,7 @@ impl Drop for Asked {
 }
 
 /// Drops this when it has gone. Most have at once; a task waits for those that have not.
-pub(super) fn let_go<T: Send + 'static>(
+pub(in crate::uplink) fn let_go<T: Send + 'static>(
     uplink: &Uplink,
     mut what: T,
     mut poll_gone: impl FnMut(&mut T, &mut Context<'_>) -> Poll<()> + Send + 'static,
