@@ -265,6 +265,9 @@ impl Hall {
     }
 
     async fn serve(&self, guest: Guest, peer: SocketAddr, local: SocketAddr, arrival: Arrival, seat: Seat) {
+        // `printf 'GET …' | nc` has finished when it has asked, and still wants its answer. Not so a gRPC-Web caller, whose watch
+        // would otherwise go on until something happens that it could be told.
+        let half_closes = !guest.first.is_grpc_web();
         let Guest { first: FirstUnit { protocol, bytes }, link, plain, certificate } = guest;
         let encrypted = matches!(plain, None | Some(Plain::Encrypted));
         if plain == Some(Plain::Refused) {
@@ -284,7 +287,10 @@ impl Hall {
         };
         let io = Replay::new(bytes.freeze(), link);
         let ended = match protocol {
-            Protocol::Http1 => self.serve_http1(io, Introduce { pace: Some(Mutex::new(pace)), ..service }, &seat).await,
+            Protocol::Http1 => {
+                let service = Introduce { pace: Some(Mutex::new(pace)), ..service };
+                self.serve_http1(io, half_closes, service, &seat).await
+            }
             Protocol::Http2 => self.serve_http2(Paced::new(io, pace), service, &seat).await,
         };
         if let Err(error) = ended {
@@ -292,12 +298,11 @@ impl Hall {
         }
     }
 
-    async fn serve_http1(&self, io: Replay, service: Introduce, seat: &Seat) -> hyper::Result<()> {
+    async fn serve_http1(&self, io: Replay, half_closes: bool, service: Introduce, seat: &Seat) -> hyper::Result<()> {
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.terms.idle)
-            // `printf 'GET …' | nc` has finished when it has asked, and still wants its answer.
-            .half_close(true)
+            .half_close(half_closes)
             .max_buf_size(LONGEST_HEAD)
             .serve_connection(TokioIo::new(io), service)
             .with_upgrades();

@@ -27,6 +27,7 @@ mod composition;
 mod credentials;
 mod door;
 mod draining;
+mod grpc_web;
 mod imports;
 mod limits;
 mod long_paths;

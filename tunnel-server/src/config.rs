@@ -184,6 +184,13 @@ impl Config {
         self.tls.is_some() || !self.tls_terminated_by.is_empty()
     }
 
+    /// The hosts by which the server itself is called.
+    pub(crate) fn own_hosts(&self) -> impl Iterator<Item = Host> + use<> {
+        let Advertise { agents, clients } = self.advertise.clone();
+        let domain = self.names.domain.clone();
+        agents.map(|agents| agents.host).into_iter().chain(clients).chain([domain])
+    }
+
     pub(crate) fn server_tls(&self) -> Result<Option<Arc<ServerTls>>, ConfigError> {
         let Some(Tls { certificate, key, client_ca }) = self.tls.clone() else { return Ok(None) };
         Ok(Some(ServerTls::load(TlsFiles { certificate, key, client_ca })?))

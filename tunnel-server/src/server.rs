@@ -116,7 +116,7 @@ impl Server {
             background.spawn(stop.clone().run_until_cancelled_owned(enforcer.follow()));
             background.spawn(stop.clone().run_until_cancelled_owned(keyring.clone().follow()));
         }
-        let (http, health) = rpc::build(backend.clone(), keyring.clone()).await;
+        let (http, health) = rpc::build(backend.clone(), keyring.clone(), rpc::OwnHosts::new(config.own_hosts())).await;
         let tls = door.tls.clone();
         let http = audit.clone().at_the_door(gate.in_front_of(http));
         let door = Door::open(listener, door, http).map_err(cannot_listen)?;
