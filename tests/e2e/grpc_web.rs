@@ -150,7 +150,7 @@ async fn refusals_are_such_that_a_grpc_web_caller_can_read_them() {
         for (path, more, status, words) in [
             (OPEN, "", "16", "token-file"),
             (OPEN, &*token, "7", "grants"),
-            ("/tunnel.v1.Tunnel/Nothing", &token, "12", "reflection"),
+            ("/tunnel.v2.Tunnel/OpenTunnel", &token, "12", "reflection"),
         ] {
             for (kind, asked) in [("", wrong.clone()), ("-text", STANDARD.encode(&wrong).into_bytes())] {
                 let headers = format!("content-type: application/grpc-web{kind}{more}");

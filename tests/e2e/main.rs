@@ -28,6 +28,7 @@ mod credentials;
 mod door;
 mod draining;
 mod grpc_web;
+mod http1_proxies;
 mod imports;
 mod limits;
 mod long_paths;
