@@ -122,16 +122,19 @@ async fn a_call_that_loses_its_http_2_on_the_way_is_made_again_and_only_once() {
     .await;
 }
 
-#[tokio::test]
+/// Also where the refusal comes before the first call.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_worked_is_remembered() {
     within(async {
-        for http2 in [Http2::Refuse, Http2::HangUp] {
+        for http2 in [Http2::Refuse, Http2::HangUp].repeat(10) {
             let (_server, proxy) = behind(http2).await;
-            let remote = RemoteBackend::connect_lazy(&url(&proxy)).unwrap();
+            let lazy = RemoteBackend::connect_lazy(&url(&proxy)).unwrap();
+            let eager = RemoteBackend::connect(&url(&proxy)).await.unwrap();
             for _ in 0..10 {
-                count(&remote).await.unwrap();
+                count(&lazy).await.unwrap();
+                count(&eager).await.unwrap();
             }
-            assert_eq!(proxy.began_by_http2(), 1, "{http2:?}");
+            assert_eq!(proxy.began_by_http2(), 2, "{http2:?}");
         }
     })
     .await;
@@ -235,7 +238,7 @@ async fn a_watch_ends_with_the_servers_own_words_when_it_drains() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_calls_at_once_are_all_answered() {
     within(async {
         for http2 in [Http2::Refuse, Http2::HangUp, Http2::Translate] {

@@ -170,6 +170,7 @@ impl Drop for Open {
 }
 
 async fn converse(socket: TcpStream, shared: &Shared, tls: Option<TlsAcceptor>) -> io::Result<()> {
+    socket.set_nodelay(true)?;
     match tls {
         Some(tls) => converse_over(tls.accept(socket).await?, shared).await,
         None => converse_over(socket, shared).await,
@@ -192,7 +193,7 @@ where
     let service = service_fn(move |request| forward(request, target));
     match (http2, is_http2) {
         (Http2::Pass, _) => {
-            let mut server = TcpStream::connect(target).await?;
+            let mut server = connect(target).await?;
             copy_bidirectional(&mut io, &mut server).await.map(drop)
         }
         (Http2::HangUp, true) => Ok(()),
@@ -213,6 +214,12 @@ where
     }
 }
 
+async fn connect(target: SocketAddr) -> io::Result<TcpStream> {
+    let socket = TcpStream::connect(target).await?;
+    socket.set_nodelay(true)?;
+    Ok(socket)
+}
+
 type Answer = Response<BoxBody<Bytes, hyper::Error>>;
 
 async fn forward(request: Request<Incoming>, target: SocketAddr) -> Result<Answer, Infallible> {
@@ -225,7 +232,7 @@ async fn forward(request: Request<Incoming>, target: SocketAddr) -> Result<Answe
 }
 
 async fn try_forward(mut request: Request<Incoming>, target: SocketAddr) -> anyhow::Result<Answer> {
-    let io = TokioIo::new(TcpStream::connect(target).await?);
+    let io = TokioIo::new(connect(target).await?);
     let (mut server, connection) = hyper::client::conn::http1::handshake(io).await?;
     tokio::spawn(connection.with_upgrades());
     let path = request.uri().path_and_query().cloned().ok_or_else(|| anyhow::anyhow!("no path"))?;

@@ -7,6 +7,7 @@ mod changes;
 mod error;
 mod file;
 mod limits;
+mod listen;
 mod values;
 
 use std::{
@@ -29,14 +30,15 @@ pub use admin::{Admin, AdminListen};
 pub use backends::{Mux, Tcp};
 pub use error::ConfigError;
 pub use limits::{Cap, Limits, OwnerLimits};
+pub use listen::{Listen, ListenError};
 pub use values::Size;
 
 /// The server's config.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The one port: RPC, reflection, health.
-    #[serde(deserialize_with = "values::socket_addr")]
+    /// The one port: RPC, reflection, health. In a file its number may be in an environment variable ([`Listen`]).
+    #[serde(deserialize_with = "listen::listen")]
     pub listen: SocketAddr,
     /// Spelled out to run without TLS and credentials off loopback.
     pub insecure: bool,

@@ -5,7 +5,10 @@ use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
 use tokio::time::timeout;
 use tower::{Service, ServiceExt, service_fn, util::BoxCloneSyncService};
 
-use super::{way::Way, wire::Wire};
+use super::{
+    way::{NoHttp2, Way},
+    wire::Wire,
+};
 use crate::{Host, tls::ClientTls};
 
 /// Makes the connections to a server, whenever one is needed.
@@ -49,12 +52,16 @@ impl Dialler {
 
     /// Bounded as a whole by the endpoint's `connect_timeout`.
     async fn dial_http2(mut self, uri: Uri) -> Result<TokioIo<Wire>, BoxError> {
+        // tonic would try again and again for a call that waits.
+        if self.way.has_no_http2() {
+            return Err(NoHttp2.into());
+        }
         let socket = self.http.ready().await?.call(uri).await?.into_inner();
         let Some(tls) = &self.tls else { return Ok(TokioIo::new(Wire::plain(socket, self.way))) };
         let stream = tls.connect_for_any(socket, &self.host, &[H2, HTTP1]).await?;
         if stream.get_ref().1.alpn_protocol() == Some(HTTP1) {
             self.way.is_without_http2();
-            return Err("the server speaks HTTP/1.1".into());
+            return Err(NoHttp2.into());
         }
         Ok(TokioIo::new(Wire::tls(stream, self.way)))
     }

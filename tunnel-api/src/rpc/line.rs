@@ -13,7 +13,7 @@ use tower::{Service, ServiceExt};
 
 use super::{
     dial::{BoxError, Dialler},
-    way::{Forgotten, Way},
+    way::{Forgotten, NoHttp2, Way},
     web::Web,
 };
 
@@ -64,13 +64,13 @@ impl Chosen {
         let body = body.collect().await?.to_bytes();
         let request = || Request::from_parts(head.clone(), Full::new(body.clone()));
         loop {
-            if !self.way.is_http1() {
+            if !self.way.has_no_http2() {
                 // What breaks on a connection of HTTP/2 that was there before may have been done.
                 let was_there = self.way.has_http2();
                 let answer = self.http2.clone().oneshot(request().map(Body::new)).await;
                 let why = match &answer {
                     Ok(response) if wants_http1(response.status()) => response.status().to_string(),
-                    Err(error) if !was_there && self.way.has_no_http2() => error.to_string(),
+                    Err(error) if is::<NoHttp2>(error) || (!was_there && self.way.has_no_http2()) => error.to_string(),
                     _ => return Ok(answer?),
                 };
                 self.way.is_without_http2();
@@ -78,15 +78,21 @@ impl Chosen {
             }
             match self.http1.call(request()).await {
                 // Nothing was sent. Each time a connection that was there has gone, so this comes to an end.
-                Err(error) if is_forgotten(&error) => {}
-                answer => return Ok(answer?),
+                Err(error) if is::<Forgotten>(&error) => {}
+                answer => {
+                    if answer.is_err() {
+                        self.way.forget_unless_http1();
+                    }
+                    return Ok(answer?);
+                }
             }
         }
     }
 }
 
-fn is_forgotten(error: &(dyn Error + 'static)) -> bool {
-    error.is::<Forgotten>() || error.source().is_some_and(is_forgotten)
+/// Whether this is where it comes from.
+fn is<E: Error + 'static>(error: &(dyn Error + 'static)) -> bool {
+    error.is::<E>() || error.source().is_some_and(is::<E>)
 }
 
 /// The server's answer, or a proxy's, to a call that has lost its HTTP/2 on the way. Nothing of it was done. (464 is one of AWS.)

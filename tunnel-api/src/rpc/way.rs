@@ -1,5 +1,10 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// It is known already, so it was not tried, and nothing was sent.
+#[derive(Debug, thiserror::Error)]
+#[error("HTTP/2 does not get through")]
+pub(super) struct NoHttp2;
+
 /// The last connection of HTTP/1.1 is gone, and whether HTTP/2 would get through now has not been tried.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection is gone")]
@@ -18,16 +23,21 @@ struct Known {
     http1: usize,
 }
 
-impl Way {
-    /// HTTP/1.1 is what worked, and its connection is still there.
-    pub(super) fn is_http1(&self) -> bool {
-        self.known().http1 > 0
+impl Known {
+    fn forget_unless_http1(&mut self) {
+        if self.http1 == 0 {
+            self.http2 = None;
+        }
     }
+}
 
+impl Way {
+    /// A connection of HTTP/2 is there.
     pub(super) fn has_http2(&self) -> bool {
         self.known().http2 == Some(true)
     }
 
+    /// It has been tried, and HTTP/1.1 is what is left.
     pub(super) fn has_no_http2(&self) -> bool {
         self.known().http2 == Some(false)
     }
@@ -42,10 +52,14 @@ impl Way {
         WithHttp2(self.clone())
     }
 
-    /// Whether another connection of HTTP/1.1 may be made.
+    /// Whether a connection of HTTP/1.1 may be made.
     pub(super) fn check_http1(&self) -> Result<(), Forgotten> {
-        let known = self.known();
-        if known.http1 > 0 || known.http2 == Some(false) { Ok(()) } else { Err(Forgotten) }
+        if self.has_no_http2() { Ok(()) } else { Err(Forgotten) }
+    }
+
+    /// HTTP/1.1 did not get through either.
+    pub(super) fn forget_unless_http1(&self) {
+        self.known().forget_unless_http1();
     }
 
     /// A connection of HTTP/1.1 is there as long as this is.
@@ -65,7 +79,7 @@ pub(super) struct WithHttp2(Way);
 
 impl Drop for WithHttp2 {
     fn drop(&mut self) {
-        self.0.known().http2 = None;
+        self.0.known().forget_unless_http1();
     }
 }
 
@@ -76,8 +90,6 @@ impl Drop for WithHttp1 {
     fn drop(&mut self) {
         let mut known = self.0.known();
         known.http1 -= 1;
-        if known.http1 == 0 {
-            known.http2 = None;
-        }
+        known.forget_unless_http1();
     }
 }

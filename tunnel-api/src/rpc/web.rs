@@ -14,14 +14,14 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version,
     header::{ACCEPT, CONTENT_TYPE, TE, USER_AGENT},
 };
-use http_body::Frame;
+use http_body::{Body as HttpBody, Frame};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::{
     client::legacy::Client,
     rt::{TokioExecutor, TokioTimer},
 };
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep, timeout};
 use tonic::{Code, Status, body::Body};
 
 use super::dial::Connector;
@@ -86,49 +86,74 @@ struct Answer {
     came: Bytes,
     frames: Frames,
     trailers: BytesMut,
-    is_over: bool,
+    stage: Stage,
+}
+
+enum Stage {
+    Open,
+    /// All has been said.
+    Ending(HeaderMap, Pin<Box<Sleep>>),
+    Over,
 }
 
 impl Answer {
     fn new(body: Incoming) -> Self {
-        Self { body, came: Bytes::new(), frames: Frames::default(), trailers: BytesMut::new(), is_over: false }
+        let frames = Frames::default();
+        Self { body, came: Bytes::new(), frames, trailers: BytesMut::new(), stage: Stage::Open }
+    }
+
+    /// What there is next; its trailers are not, but begin the end.
+    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Status>> {
+        loop {
+            let messages = self.frames.messages(&self.came);
+            if messages > 0 {
+                return Poll::Ready(Ok(Some(self.came.split_to(messages))));
+            }
+            // The trailers have begun, or nothing is left.
+            self.trailers.extend_from_slice(&std::mem::take(&mut self.came));
+            if let Some(trailers) = trailers(&self.trailers)? {
+                self.stage = Stage::Ending(trailers, Box::pin(sleep(END)));
+                return Poll::Ready(Ok(None));
+            }
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                Some(frame) => self.came = frame.map_err(broken)?.into_data().unwrap_or_default(),
+                None => return Poll::Ready(Err(Status::unavailable("the answer was cut short"))),
+            }
+        }
     }
 }
 
-impl http_body::Body for Answer {
+impl HttpBody for Answer {
     type Data = Bytes;
     type Error = Status;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let answer = self.get_mut();
-        loop {
-            if answer.is_over {
-                return Poll::Ready(None);
-            }
-            let messages = answer.frames.messages(&answer.came);
-            if messages > 0 {
-                return Poll::Ready(Some(Ok(Frame::data(answer.came.split_to(messages)))));
-            }
-            // The trailers have begun, or nothing is left.
-            answer.trailers.extend_from_slice(&std::mem::take(&mut answer.came));
-            if let Some(trailers) = trailers(&answer.trailers).transpose() {
-                answer.is_over = true;
-                // The end that comes with them, if it does: so the connection can be used again.
-                let _ = Pin::new(&mut answer.body).poll_frame(cx);
-                return Poll::Ready(Some(trailers.map(Frame::trailers)));
-            }
-            match ready!(Pin::new(&mut answer.body).poll_frame(cx)) {
-                Some(Ok(frame)) => answer.came = frame.into_data().unwrap_or_default(),
-                Some(Err(error)) => {
-                    answer.is_over = true;
-                    return Poll::Ready(Some(Err(broken(error))));
-                }
-                None => {
-                    answer.is_over = true;
-                    return Poll::Ready(Some(Err(Status::unavailable("the answer was cut short"))));
+        if matches!(answer.stage, Stage::Open) {
+            match ready!(answer.poll_open(cx)) {
+                Ok(Some(messages)) => return Poll::Ready(Some(Ok(Frame::data(messages)))),
+                Ok(None) => {}
+                Err(error) => {
+                    answer.stage = Stage::Over;
+                    return Poll::Ready(Some(Err(error)));
                 }
             }
         }
+        let Stage::Ending(trailers, patience) = &mut answer.stage else { return Poll::Ready(None) };
+        // The connection can be used again once the end of the body has been read, which comes with the trailers or right after.
+        loop {
+            match Pin::new(&mut answer.body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(_) => break,
+                Poll::Pending => {
+                    ready!(patience.as_mut().poll(cx));
+                    break;
+                }
+            }
+        }
+        let trailers = std::mem::take(trailers);
+        answer.stage = Stage::Over;
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
 }
 
@@ -192,6 +217,9 @@ fn malformed() -> Status {
 
 /// For the head of an answer: of a watch, too, it comes at once.
 const HEAD: Duration = Duration::from_secs(15);
+
+/// For the end of an answer whose trailers have come.
+const END: Duration = Duration::from_secs(1);
 
 /// The flag of a frame that is no message.
 const TRAILERS: u8 = 0x80;
