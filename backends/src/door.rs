@@ -272,6 +272,7 @@ impl Hall {
         let encrypted = matches!(plain, None | Some(Plain::Encrypted));
         if plain == Some(Plain::Refused) {
             self.terms.meters.door_refused(DoorRefused::Plain);
+            tracing::debug!(peer.addr = %peer, "plain connection refused: it is not from tls_terminated_by");
         }
         let pace = Pace::new(seat.newcomer().clone());
         let service = Introduce {
