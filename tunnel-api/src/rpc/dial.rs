@@ -72,8 +72,8 @@ impl Dialler {
         let dial = async move {
             let socket = self.http.ready().await?.call(uri).await?.into_inner();
             Ok::<_, BoxError>(match &self.tls {
-                None => Wire::plain_http1(socket, way),
-                Some(tls) => Wire::tls_http1(tls.connect(socket, &self.host, HTTP1).await?, way),
+                None => Wire::plain_http1(socket, &way),
+                Some(tls) => Wire::tls_http1(tls.connect(socket, &self.host, HTTP1).await?, &way),
             })
         };
         let dialled = timeout(ATTEMPT, dial).await.map_err(|_| "no answer within 4 s")?;

@@ -41,7 +41,7 @@ impl Wire {
         Self { link: Link::Plain(socket), state: State::Hoping(way) }
     }
 
-    pub(super) fn plain_http1(socket: TcpStream, way: Way) -> Self {
+    pub(super) fn plain_http1(socket: TcpStream, way: &Way) -> Self {
         Self { link: Link::Plain(socket), state: State::Http1 { _held: way.with_http1() } }
     }
 
@@ -53,7 +53,7 @@ impl Wire {
         Self { link: Link::Tls(Box::new(stream)), state }
     }
 
-    pub(super) fn tls_http1(stream: TlsStream<TcpStream>, way: Way) -> Self {
+    pub(super) fn tls_http1(stream: TlsStream<TcpStream>, way: &Way) -> Self {
         Self { link: Link::Tls(Box::new(stream)), state: State::Http1 { _held: way.with_http1() } }
     }
 
