@@ -154,7 +154,8 @@ async fn a_platform_that_hands_out_a_port_by_a_variable_finds_the_server_there()
 }
 
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("its address").port()
 }
 
 #[tokio::test]

@@ -107,7 +107,7 @@ mod tests {
 
     use super::*;
 
-    fn resolve(text: &str, port: Result<&str, VarError>) -> Result<SocketAddr, String> {
+    fn resolve(text: &str, port: &Result<&str, VarError>) -> Result<SocketAddr, String> {
         let variable = |name: &str| match name {
             "PORT" | "HTTP_PORT" => port.clone().map(str::to_owned),
             _ => Err(VarError::NotPresent),
@@ -127,7 +127,7 @@ mod tests {
             ("127.0.0.1:8010", "127.0.0.1:8010"),
             ("[::1]:0", "[::1]:0"),
         ] {
-            assert_eq!(resolve(text, Ok("8080")).map(|addr| addr.to_string()).as_deref(), Ok(addr), "{text}");
+            assert_eq!(resolve(text, &Ok("8080")).map(|addr| addr.to_string()).as_deref(), Ok(addr), "{text}");
         }
     }
 
@@ -141,7 +141,7 @@ mod tests {
             (Ok("70000"), ["PORT is \"70000\"", "8080"]),
             (Ok("8080 "), ["PORT is \"8080 \"", "8080"]),
         ] {
-            let refused = resolve("$PORT", value).unwrap_err();
+            let refused = resolve("$PORT", &value).unwrap_err();
             assert!(words.iter().all(|word| refused.contains(word)), "{refused}");
         }
         for text in [
