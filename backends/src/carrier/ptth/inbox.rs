@@ -130,6 +130,33 @@ impl Inbox {
         given
     }
 
+    /// The next piece as it came, and room for more.
+    #[cfg(feature = "dial")]
+    pub(super) fn take(&mut self) -> Option<Bytes> {
+        let chunk = self.ahead.pop_front()?;
+        if let Some(recv) = &mut self.recv {
+            // Fails only where more is released than was received.
+            let _ = recv.flow_control().release_capacity(chunk.len());
+        }
+        Some(chunk)
+    }
+
+    /// What the peer has said after the last byte, if it was more than that it is the last one. Asked when it has finished.
+    #[cfg(feature = "dial")]
+    pub(super) fn take_trailers(&mut self) -> Option<http::HeaderMap> {
+        // They come with the end, so that nobody waits for them.
+        match self.recv.as_mut()?.poll_trailers(&mut Context::from_waker(noop_waker_ref())) {
+            Poll::Ready(Ok(trailers)) => trailers,
+            _ => None,
+        }
+    }
+
+    /// Whether nothing will come and nothing is there, as far as is known without reading on.
+    #[cfg(feature = "dial")]
+    pub(super) fn is_drained(&self) -> bool {
+        self.ahead.is_empty() && self.recv.as_ref().is_some_and(RecvStream::is_end_stream)
+    }
+
     /// How the stream ended, once it is known to be dead: reads to its end what has arrived, which takes no room that it did
     /// not take before. A peer that had finished and then wants no more has not aborted.
     pub(super) fn learn_end(&mut self, cx: &mut Context<'_>) -> End {
