@@ -258,8 +258,9 @@ async fn an_extended_connect_is_a_request_and_becomes_a_connection() {
     let mut head = Request::builder().method(Method::CONNECT).uri("http://blog.example/chat").body(()).unwrap();
     head.extensions_mut().insert(Protocol::from_static("websocket"));
     let (answer, mut say) = rig.send(head, false);
-    let (request, responder) = rig.offer().await.accept();
-    assert_eq!(request.extensions().get::<Protocol>().map(Protocol::as_str), Some("websocket"));
+    let offer = rig.offer().await;
+    assert_eq!(offer.protocol(), Some("websocket"));
+    let (request, responder) = offer.accept();
     assert_eq!(request.uri().path(), "/chat");
     let mut stream = responder.connect(Response::new(())).unwrap();
     let answer = soon("the answer", answer).await.unwrap();

@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream, SendStream, server::SendResponse};
+use h2::{Reason, RecvStream, SendStream, ext::Protocol, server::SendResponse};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
     header::{CONNECTION, CONTENT_LENGTH, FORWARDED, TE, TRANSFER_ENCODING, UPGRADE},
@@ -55,6 +55,12 @@ impl RequestOffer {
         };
         let body = RequestBody { inbox, left: length, ended: false };
         Self { client_addr, request: Some((Request::from_parts(head, body), responder)) }
+    }
+
+    /// What it wants to speak from here on, where it is an extended CONNECT (RFC 8441), such as `websocket`.
+    pub fn protocol(&self) -> Option<&str> {
+        let (request, _) = self.request.as_ref()?;
+        request.extensions().get::<Protocol>().map(Protocol::as_str)
     }
 
     /// Takes the request, to answer it.
