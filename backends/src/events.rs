@@ -2,25 +2,39 @@
 //! events and is told so.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
 use tokio::sync::broadcast;
 use tunnel_api::{Owner, RequestEnded, TunnelEvent, TunnelId, TunnelName, What};
 
-use crate::meters::Meters;
+use crate::{
+    meters::{Meters, stream_end},
+    requests::{AccessLog, RequestWatchers, Requests},
+    watch::Interest,
+};
 
 /// The one stream of events of a table of tunnels.
 #[derive(Debug, Clone)]
 pub(crate) struct Events {
     told: broadcast::Sender<Arc<Told>>,
+    /// These have their own way.
+    requests: Arc<RequestWatchers>,
+    /// How many were told, of both.
+    count: Arc<AtomicU64>,
     meters: Arc<Meters>,
+    access_log: AccessLog,
 }
 
 /// An event and what a watcher's filter asks about.
 #[derive(Debug)]
 pub(crate) struct Told {
+    /// Of two the later one has the higher.
+    pub(crate) number: u64,
     pub(crate) about: Arc<Identity>,
     pub(crate) event: TunnelEvent,
 }
@@ -42,8 +56,9 @@ pub(crate) struct TunnelNews {
 }
 
 impl Events {
-    pub(crate) fn new(meters: Arc<Meters>) -> Self {
-        Self { told: broadcast::Sender::new(HELD), meters }
+    pub(crate) fn new(meters: Arc<Meters>, access_log: AccessLog) -> Self {
+        let told = broadcast::Sender::new(HELD);
+        Self { told, requests: Arc::default(), count: Arc::default(), meters, access_log }
     }
 
     pub(crate) fn meters(&self) -> &Arc<Meters> {
@@ -52,6 +67,11 @@ impl Events {
 
     pub(crate) fn subscribe(&self) -> broadcast::Receiver<Arc<Told>> {
         self.told.subscribe()
+    }
+
+    /// The requests of those tunnels, from now on.
+    pub(crate) fn watch_requests(&self, interest: Interest) -> Requests {
+        self.requests.subscribe(interest)
     }
 
     pub(crate) fn of(&self, about: Arc<Identity>) -> TunnelNews {
@@ -65,14 +85,25 @@ impl TunnelNews {
         if self.events.told.receiver_count() == 0 {
             return;
         }
-        let event = TunnelEvent { time: SystemTime::now(), tunnel: Some(self.about.id.clone()), what: what() };
         // Fails when the last watcher has just left.
-        let _ = self.events.told.send(Arc::new(Told { about: self.about.clone(), event }));
+        let _ = self.events.told.send(Arc::new(self.told(what())));
     }
 
-    /// Tells of a request, in the log and to whoever watches requests.
+    /// Tells of a request, in the log and to whoever watches requests. Its path may have a query.
     pub(crate) fn tell_request(&self, request: RequestEnded) {
-        let millis = |time: Duration| time.as_secs_f64() * 1e3;
+        let Events { requests, meters, access_log, .. } = &self.events;
+        meters.request_ended(&request);
+        let request = access_log.of(request);
+        if access_log.enabled {
+            self.log(&request);
+        }
+        requests.tell(&self.about, meters, || self.told(What::RequestEnded(Box::new(request))));
+    }
+
+    /// Of what clients choose freely nothing is written as it is: texts are quoted, and control characters escaped.
+    fn log(&self, request: &RequestEnded) {
+        // To the microsecond.
+        let millis = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
         tracing::info!(
             target: "access",
             { tunnel.id = %self.about.id,
@@ -81,13 +112,19 @@ impl TunnelNews {
             host = request.host,
             path = request.path,
             status = request.status,
-            end = ?request.end,
-            bytes_to_agent = request.bytes_to_agent,
-            bytes_to_client = request.bytes_to_client,
+            end = stream_end(request.end),
+            bytes.to_agent = request.bytes_to_agent,
+            bytes.to_client = request.bytes_to_client,
             first_byte_ms = request.first_byte.map(millis),
             duration_ms = millis(request.duration) },
             "request"
         );
+    }
+
+    fn told(&self, what: What) -> Told {
+        let number = self.events.count.fetch_add(1, Ordering::Relaxed);
+        let event = TunnelEvent { time: SystemTime::now(), tunnel: Some(self.about.id.clone()), what };
+        Told { number, about: self.about.clone(), event }
     }
 
     /// Where what happens is counted, whether anybody watches or not.
@@ -105,4 +142,4 @@ impl TunnelNews {
 }
 
 /// How far a watcher may fall behind. An event is about 200 bytes and is held once for all watchers.
-const HELD: usize = 4096;
+pub(crate) const HELD: usize = 4096;

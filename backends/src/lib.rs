@@ -59,6 +59,8 @@ mod records;
 #[cfg(feature = "serve")]
 pub mod registry;
 #[cfg(feature = "serve")]
+pub mod requests;
+#[cfg(feature = "serve")]
 pub mod restore;
 #[cfg(feature = "serve")]
 pub mod session;
@@ -78,6 +80,8 @@ mod tunnel;
 pub mod tunnels;
 #[cfg(feature = "serve")]
 pub mod uplink;
+#[cfg(feature = "serve")]
+mod watch;
 
 #[cfg(feature = "serve")]
 pub use lease::Lease;

@@ -12,7 +12,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
-use tunnel_api::{CloseReason, StreamEnd};
+use tunnel_api::{CloseReason, RequestEnded, StreamEnd};
 
 use crate::uplink::NoStream;
 
@@ -30,6 +30,9 @@ pub struct Meters {
     door_refused: Labelled,
     handshakes: Histogram,
     streams_taken: Histogram,
+    requests: Family<[(&'static str, &'static str); 2], Counter>,
+    requests_missed: Counter,
+    answers: Histogram,
 }
 
 /// A counter for each value of one label.
@@ -44,6 +47,10 @@ impl Default for Meters {
             }
             family
         };
+        let requests = Family::<_, Counter>::default();
+        for (status, end) in STATUSES.into_iter().flat_map(|status| STREAM_ENDS.map(|end| (status, end))) {
+            drop(requests.get_or_create(&[("status", status), ("end", stream_end(end))]));
+        }
         Self {
             tunnels_closed: all("reason", &CLOSE_REASONS.map(close_reason)),
             streams_ended: all("end", &STREAM_ENDS.map(stream_end)),
@@ -54,6 +61,9 @@ impl Default for Meters {
             door_refused: all("reason", &DoorRefused::ALL.map(DoorRefused::label)),
             handshakes: Histogram::new(SECONDS),
             streams_taken: Histogram::new(SECONDS),
+            requests,
+            requests_missed: Counter::default(),
+            answers: Histogram::new(SECONDS),
         }
     }
 }
@@ -96,6 +106,22 @@ impl Meters {
             Unit::Seconds,
             self.streams_taken.clone(),
         );
+        to.register(
+            "tunnel_requests",
+            "Requests of clients that have ended, by the class of their answer and by how",
+            self.requests.clone(),
+        );
+        to.register_with_unit(
+            "tunnel_request_answer",
+            "From a request's head to its answer's",
+            Unit::Seconds,
+            self.answers.clone(),
+        );
+        to.register(
+            "tunnel_requests_missed",
+            "Requests that were not told to somebody who watches them, because it was too slow",
+            self.requests_missed.clone(),
+        );
     }
 
     pub(crate) fn tunnel_closed(&self, reason: CloseReason) {
@@ -134,6 +160,23 @@ impl Meters {
 
     pub(crate) fn stream_taken(&self, after: Duration) {
         self.streams_taken.observe(after.as_secs_f64());
+    }
+
+    pub(crate) fn request_ended(&self, request: &RequestEnded) {
+        let labels = [("status", status_class(request.status)), ("end", stream_end(request.end))];
+        self.requests.get_or_create(&labels).inc();
+        if let Some(after) = request.first_byte {
+            self.answers.observe(after.as_secs_f64());
+        }
+    }
+
+    pub(crate) fn request_missed(&self) {
+        self.requests_missed.inc();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn requests_missed(&self) -> u64 {
+        self.requests_missed.get()
     }
 }
 
@@ -255,7 +298,8 @@ pub(crate) fn close_reason(reason: CloseReason) -> &'static str {
     }
 }
 
-fn stream_end(end: StreamEnd) -> &'static str {
+/// As it is called in metrics and in the access log.
+pub(crate) fn stream_end(end: StreamEnd) -> &'static str {
     match end {
         StreamEnd::Finished => "finished",
         StreamEnd::AbortedByClient => "aborted_by_client",
@@ -264,6 +308,20 @@ fn stream_end(end: StreamEnd) -> &'static str {
         StreamEnd::TunnelClosed => "tunnel_closed",
     }
 }
+
+fn status_class(status: Option<u16>) -> &'static str {
+    match status {
+        Some(100..200) => "1xx",
+        Some(200..300) => "2xx",
+        Some(300..400) => "3xx",
+        Some(400..500) => "4xx",
+        Some(500..600) => "5xx",
+        Some(_) => "other",
+        None => "none",
+    }
+}
+
+const STATUSES: [&str; 7] = ["1xx", "2xx", "3xx", "4xx", "5xx", "other", "none"];
 
 const CLOSE_REASONS: [CloseReason; 6] = [
     CloseReason::Requested,

@@ -331,7 +331,7 @@ mod tests {
             backend: "test".into(),
         };
         let lifetime = Lifetime { dial_within: Duration::from_secs(60), grace: None };
-        Sessions::new(lifetime, Events::new(Arc::default()).of(Arc::new(about)))
+        Sessions::new(lifetime, Events::new(Arc::default(), Default::default()).of(Arc::new(about)))
     }
 
     fn agent() -> SocketAddr {

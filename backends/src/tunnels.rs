@@ -8,9 +8,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use futures_util::{Stream, StreamExt, future::join_all, stream};
+use futures_util::{StreamExt, future::join_all};
 use tokio::{
-    sync::broadcast::{self, error::RecvError},
+    sync::broadcast,
     time::{sleep_until, timeout},
 };
 use tokio_util::{
@@ -34,7 +34,9 @@ use crate::{
     quotas::Quotas,
     records::{Records, Unfinished, Unwritten},
     registry::{InMemory, Record, Registry},
+    requests::AccessLog,
     tunnel::{Recording, Tunnel},
+    watch::{Interest, Watch},
 };
 
 /// The open tunnels of a server.
@@ -96,6 +98,8 @@ pub struct TunnelsConfig {
     pub quotas: Arc<Quotas>,
     /// Counts what happens to them.
     pub meters: Arc<Meters>,
+    /// What is written down of their clients' requests.
+    pub access_log: AccessLog,
 }
 
 impl Default for TunnelsConfig {
@@ -106,6 +110,7 @@ impl Default for TunnelsConfig {
             quarantine: Quarantine::new(Duration::ZERO),
             quotas: Quotas::unlimited(),
             meters: Arc::default(),
+            access_log: AccessLog::default(),
         }
     }
 }
@@ -118,11 +123,11 @@ impl Tunnels {
 
     /// No tunnels yet.
     pub fn with(config: TunnelsConfig) -> Arc<Self> {
-        let TunnelsConfig { registry, quarantine, quotas, meters } = config;
+        let TunnelsConfig { registry, quarantine, quotas, meters, access_log } = config;
         let records = Records::new(registry);
         Arc::new(Self {
             table: Mutex::default(),
-            events: Events::new(meters),
+            events: Events::new(meters, access_log),
             quotas,
             naming: Naming::default(),
             _background: records.guard(),
@@ -446,8 +451,32 @@ impl Tunnels {
     }
 
     pub(crate) fn watch(self: &Arc<Self>, scope: Scope, filter: WatchFilter) -> TunnelEvents {
-        let watch = Watch { tunnels: self.clone(), scope, filter };
-        watch.events().boxed()
+        Watch::new(self.clone(), Interest { scope, filter }).events().boxed()
+    }
+
+    /// Those that are open now, and the news from this very moment on.
+    pub(crate) fn present(
+        &self,
+        wants: impl Fn(&Identity) -> bool,
+    ) -> (Vec<TunnelEvent>, broadcast::Receiver<Arc<Told>>) {
+        let table = self.lock();
+        let news = self.events.subscribe();
+        let wanted = table.by_id.values().filter(|tunnel| wants(tunnel.about()));
+        let present = wanted.map(|tunnel| TunnelEvent {
+            time: SystemTime::now(),
+            tunnel: Some(tunnel.about().id.clone()),
+            what: What::Present(Box::new(tunnel.info())),
+        });
+        (present.collect(), news)
+    }
+
+    pub(crate) fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// Resolves when no more is told, because the server drains.
+    pub(crate) async fn drained(&self) {
+        self.draining.cancelled().await;
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -461,84 +490,7 @@ impl Scope {
         self.covers_identity(tunnel.about()) && !tunnel.is_closing()
     }
 
-    fn covers_identity(&self, about: &Identity) -> bool {
+    pub(crate) fn covers_identity(&self, about: &Identity) -> bool {
         about.owner == self.owner && about.backend == self.backend
     }
-}
-
-/// One watcher.
-struct Watch {
-    tunnels: Arc<Tunnels>,
-    scope: Scope,
-    filter: WatchFilter,
-}
-
-/// Where a watcher is.
-enum Step {
-    /// Told next, before anything new.
-    Tell(std::vec::IntoIter<TunnelEvent>, broadcast::Receiver<Arc<Told>>),
-    /// The last item has been given.
-    Over,
-}
-
-impl Watch {
-    fn events(self) -> impl Stream<Item = Result<TunnelEvent, TunnelError>> + Send {
-        let (present, news) = self.present_state();
-        stream::unfold((self, Step::Tell(present.into_iter(), news)), |(watch, step)| async move {
-            let Step::Tell(mut first, mut news) = step else { return None };
-            if let Some(event) = first.next() {
-                return Some((Ok(event), (watch, Step::Tell(first, news))));
-            }
-            match watch.next(&mut news).await {
-                Some(Ok(event)) => Some((Ok(event), (watch, Step::Tell(first, news)))),
-                Some(Err(missed)) => {
-                    let (present, news) = watch.present_state();
-                    Some((Ok(event(What::Lagged { missed })), (watch, Step::Tell(present.into_iter(), news))))
-                }
-                None => Some((Err(TunnelError::draining()), (watch, Step::Over))),
-            }
-        })
-    }
-
-    /// The next event that is this watcher's; how many were missed; or nothing, when the server drains.
-    async fn next(&self, news: &mut broadcast::Receiver<Arc<Told>>) -> Option<Result<TunnelEvent, u64>> {
-        loop {
-            let told = tokio::select! {
-                biased;
-                told = news.recv() => told,
-                () = self.tunnels.draining.cancelled() => return None,
-            };
-            match told {
-                Ok(told) if self.wants(&told.about) => return Some(Ok(told.event.clone())),
-                Ok(_) => {}
-                Err(RecvError::Lagged(missed)) => return Some(Err(missed)),
-                Err(RecvError::Closed) => return None,
-            }
-        }
-    }
-
-    /// What is open now, and the news from this very moment on.
-    fn present_state(&self) -> (Vec<TunnelEvent>, broadcast::Receiver<Arc<Told>>) {
-        let table = self.tunnels.lock();
-        let news = self.tunnels.events.subscribe();
-        let mine = table.by_id.values().filter(|tunnel| self.wants(tunnel.about()));
-        let mut present: Vec<_> = mine
-            .map(|tunnel| TunnelEvent {
-                time: SystemTime::now(),
-                tunnel: Some(tunnel.about().id.clone()),
-                what: What::Present(Box::new(tunnel.info())),
-            })
-            .collect();
-        present.push(event(What::Ready));
-        (present, news)
-    }
-
-    fn wants(&self, about: &Identity) -> bool {
-        self.scope.covers_identity(about) && self.filter.admits(&about.id, about.name.as_ref())
-    }
-}
-
-/// An event that is about no tunnel.
-fn event(what: What) -> TunnelEvent {
-    TunnelEvent { time: SystemTime::now(), tunnel: None, what }
 }

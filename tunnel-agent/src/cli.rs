@@ -18,6 +18,7 @@ pub(crate) mod tcp;
 pub(crate) mod watch;
 
 mod json;
+mod requests;
 mod status;
 mod table;
 mod units;

@@ -10,7 +10,7 @@ use crate::{TunnelId, TunnelInfo, TunnelName};
 pub struct TunnelEvent {
     /// When.
     pub time: SystemTime,
-    /// To which tunnel; `None` for [`What::Ready`] and [`What::Lagged`].
+    /// To which tunnel; `None` for [`What::Ready`], [`What::Lagged`] and [`What::RequestsMissed`].
     pub tunnel: Option<TunnelId>,
     /// What.
     pub what: What,

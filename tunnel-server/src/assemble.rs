@@ -16,6 +16,7 @@ use tunnel_backends::{
     quarantine::Quarantine,
     quotas::Quotas,
     registry::Registry,
+    requests::AccessLog,
     tcp::TcpConfig,
     tickets::Tickets,
     tunnels::{Tunnels, TunnelsConfig},
@@ -56,6 +57,7 @@ pub(crate) fn assemble(
         quarantine: quarantine.clone(),
         quotas: quotas.clone(),
         meters: meters.clone(),
+        access_log: AccessLog { enabled: config.access_log.enabled, query: config.access_log.query },
     });
     let gate = Gate::with_tickets(tickets);
     let names = names(config, quarantine.clone());

@@ -70,6 +70,8 @@ pub struct Config {
     pub limits: Limits,
     /// The listener for those who look after the server.
     pub admin: Admin,
+    /// What is written down of requests.
+    pub access_log: AccessLog,
     /// The backends, by the names that requests choose them by.
     pub backends: BTreeMap<String, Backend>,
 }
@@ -148,6 +150,16 @@ pub struct Door {
     pub idle: Duration,
 }
 
+/// `[access_log]`: what is written down of the requests of web clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AccessLog {
+    /// Whether each request is a line in the log.
+    pub enabled: bool,
+    /// Whether paths have their queries, in the log and for those who watch.
+    pub query: bool,
+}
+
 /// `[backends.<name>.<kind>]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -209,6 +221,7 @@ impl Default for Config {
             door: Door::default(),
             limits: Limits::default(),
             admin: Admin::default(),
+            access_log: AccessLog::default(),
             backends: BTreeMap::from([
                 ("tcp".to_owned(), Backend::Tcp(Tcp::default())),
                 ("mux".to_owned(), Backend::Mux(Mux::default())),
@@ -220,6 +233,13 @@ impl Default for Config {
 impl Default for Names {
     fn default() -> Self {
         Self { domain: tunnel_backends::names::localhost(), port: None }
+    }
+}
+
+impl Default for AccessLog {
+    fn default() -> Self {
+        let tunnel_backends::requests::AccessLog { enabled, query } = Default::default();
+        Self { enabled, query }
     }
 }
 

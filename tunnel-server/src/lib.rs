@@ -2,7 +2,7 @@
 //!
 //! Where to read: [`config`] says what can be set, `assemble.rs` turns it into parts and is the only file that knows every
 //! part's name, `server.rs` starts and stops them, `rpc.rs` is what answers at the one port, [`auth`] says who may, `audit.rs`
-//! writes down who did, and `admin.rs` shows how it all stands (`metrics.rs`) to those who look after it.
+//! writes down who did, `log.rs` is where it is written, and `admin.rs` shows how it all stands (`metrics.rs`) to those who look after it.
 
 mod admin;
 mod assemble;
@@ -10,6 +10,7 @@ mod audit;
 pub mod auth;
 pub mod config;
 mod ephemeral;
+pub mod log;
 mod metrics;
 pub mod panics;
 pub mod private;

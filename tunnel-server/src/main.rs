@@ -2,36 +2,53 @@
 
 mod cli;
 
-use std::{io::IsTerminal, path::Path, process::ExitCode};
+use std::{path::Path, process::ExitCode};
 
 use clap::Parser;
 use cli::{
-    args::{Args, Command, LogFormat, Run},
+    args::{Args, Command, Run},
     init, token,
 };
 use sd_notify::NotifyState;
-use tracing_subscriber::EnvFilter;
+use tokio::runtime::Runtime;
 use tunnel_backends::process::{self, ReloadSignals, StopSignals};
-use tunnel_server::{Config, ConfigError, Running, Server, StartError, auth::edit::EditError, panics};
+use tunnel_server::{
+    Config, ConfigError, Running, Server, StartError,
+    auth::edit::EditError,
+    log::{self, Log},
+    panics,
+};
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let args = Args::parse();
     let ended = match args.command {
         Some(Command::Check { file }) => check(&file),
         Some(Command::Init(init)) => init::run(&init),
         Some(Command::Token(token)) => token::run(&token),
-        None => {
-            log(args.run.log_format);
-            panics::log_them();
-            process::raise_descriptor_limit();
-            run(args.run).await
-        }
+        None => return serve(args.run),
     };
+    exit(ended, |text| eprint!("{text}"))
+}
+
+/// Everything for stderr goes through the log, which is the last to go: nothing that is said waits for a reader, and nothing
+/// that was said last is missing.
+fn serve(args: Run) -> ExitCode {
+    let log = match log::start(args.log_format) {
+        Ok(log) => log,
+        Err(error) => return exit(Err(error.into()), |text| eprint!("{text}")),
+    };
+    panics::log_them();
+    process::raise_descriptor_limit();
+    let runtime = Runtime::new().map_err(anyhow::Error::from);
+    let ended = runtime.and_then(|runtime| runtime.block_on(run(args, &log)));
+    exit(ended, |text| log.say(text))
+}
+
+fn exit(ended: anyhow::Result<()>, say: impl FnOnce(&str)) -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("tunnel-server: {error:#}");
+            say(&format!("tunnel-server: {error:#}\n"));
             exit_code(&error)
         }
     }
@@ -43,10 +60,10 @@ fn check(file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn run(args: Run) -> anyhow::Result<()> {
+async fn run(args: Run, log: &Log) -> anyhow::Result<()> {
     let (mut stops, mut reloads) = (StopSignals::catch()?, ReloadSignals::catch()?);
     let server = Server::start(config(&args)?).await?;
-    greet(&server);
+    log.say(&greeting(&server));
     tell_service_manager(&[NotifyState::Ready, NotifyState::Status(&format!("listens on {}", server.addr()))]);
     loop {
         tokio::select! {
@@ -99,33 +116,21 @@ fn tell_service_manager(state: &[NotifyState<'_>]) {
     }
 }
 
-fn greet(server: &Running) {
+fn greeting(server: &Running) -> String {
     let url = server.url();
-    eprintln!("tunnel-server listens on {}", server.addr());
     let (token, header) = match server.wants_credentials() {
         true => (" --token-file FILE", "-H \"authorization: Bearer $(cat FILE)\" "),
         false => ("", ""),
     };
-    eprintln!("  try   tunnel tcp 127.0.0.1:3000 --server {url}{token}");
     let plain = url.strip_prefix("http://");
     let (flag, host) = (if plain.is_some() { "-plaintext " } else { "" }, plain.unwrap_or(&url));
     let host = host.trim_start_matches("https://");
-    eprintln!("  or    grpcurl {flag}{header}-d '{{}}' {host} tunnel.v1.Tunnel/OpenTunnel");
-    if let Some(admin) = server.admin_addr() {
-        eprintln!("  see   http://{admin}/metrics");
-    }
-}
-
-fn log(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => {
-            log.with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()).init();
-        }
-        // Fields are keys of the line itself: nobody has to know what an event is.
-        LogFormat::Json => log.json().flatten_event(true).init(),
-    }
+    let see = server.admin_addr().map(|admin| format!("  see   http://{admin}/metrics\n")).unwrap_or_default();
+    format!(
+        "tunnel-server listens on {}\n  try   tunnel tcp 127.0.0.1:3000 --server {url}{token}\n  or    grpcurl {flag}{header}-d '{{}}' \
+         {host} tunnel.v1.Tunnel/OpenTunnel\n{see}",
+        server.addr()
+    )
 }
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {

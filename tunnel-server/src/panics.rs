@@ -4,7 +4,10 @@ use std::{
     backtrace::{Backtrace, BacktraceStatus},
     panic::{self, PanicHookInfo},
     sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
+
+use crate::log;
 
 /// From now on panics of this process are logged by `tracing` and counted, instead of printed. For a program's `main`: what
 /// panics are told to concerns the whole process.
@@ -21,6 +24,8 @@ pub fn log_them() {
             backtrace,
             "panic: a bug; what it was doing is cut off, the rest goes on"
         );
+        // It may be the end of the process. (Where nobody reads the log, nobody waits for long.)
+        log::flush(A_MOMENT);
     }));
 }
 
@@ -28,6 +33,8 @@ pub fn log_them() {
 pub(crate) fn count() -> u64 {
     COUNT.load(Ordering::Relaxed)
 }
+
+const A_MOMENT: Duration = Duration::from_millis(100);
 
 static COUNT: AtomicU64 = AtomicU64::new(0);
 

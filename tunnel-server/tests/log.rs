@@ -11,15 +11,15 @@ use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
     process::{Child, Command},
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::timeout,
 };
 use tonic::{Code, Request};
 use tunnel_api::{
     TunnelUri,
     rpc::v1::{
-        CloseTunnelRequest, GetTunnelAddressRequest, OpenTunnelRequest, OpenTunnelResponse, client::TunnelClient,
-        close_tunnel_request::Tunnel as Which,
+        CloseTunnelRequest, GetTunnelAddressRequest, ListTunnelsRequest, OpenTunnelRequest, OpenTunnelResponse,
+        client::TunnelClient, close_tunnel_request::Tunnel as Which,
     },
 };
 use tunnel_server::auth::{
@@ -30,8 +30,9 @@ use tunnel_server::auth::{
 /// A server that asks for credentials, and alice's.
 struct Server {
     child: Child,
-    /// What it says, read as it comes: it would wait for a reader.
+    /// What it says, read as it comes while somebody listens.
     lines: mpsc::UnboundedReceiver<String>,
+    listens: watch::Sender<bool>,
     /// What it has said so far.
     said: String,
     addr: String,
@@ -68,13 +69,22 @@ impl Server {
             .spawn()
             .unwrap();
         let (say, lines) = mpsc::unbounded_channel();
-        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (listens, mut is_listening) = watch::channel(true);
         tokio::spawn(async move {
-            let mut line = String::new();
-            while stderr.read_line(&mut line).await.unwrap() > 0 && say.send(std::mem::take(&mut line)).is_ok() {}
+            while is_listening.wait_for(|listens| *listens).await.is_ok() {
+                let line = tokio::select! {
+                    line = stderr.next_line() => line.unwrap(),
+                    stops = is_listening.wait_for(|listens| !listens) => if stops.is_ok() { continue } else { break },
+                };
+                let Some(line) = line else { break };
+                if say.send(line + "\n").is_err() {
+                    break;
+                }
+            }
         });
         let (addr, admin) = (String::new(), String::new());
-        let mut server = Self { child, lines, said: String::new(), addr, admin, token, directory };
+        let mut server = Self { child, lines, listens, said: String::new(), addr, admin, token, directory };
         server.addr = server.hear("tunnel-server listens on ").await;
         server.admin = server.hear("  see   http://").await.trim_end_matches("/metrics").to_owned();
         server
@@ -92,10 +102,14 @@ impl Server {
         }
     }
 
-    /// Stops it, and gives all it has said.
-    async fn stop(mut self) -> String {
+    async fn terminate(&self) {
         let pid = self.child.id().unwrap().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
+    }
+
+    /// Stops it, and gives all it has said.
+    async fn stop(mut self) -> String {
+        self.terminate().await;
         while let Some(line) = timeout(LIMIT, self.lines.recv()).await.expect("an end in time") {
             self.said += &line;
         }
@@ -246,6 +260,48 @@ async fn a_flood_of_refusals_is_summed_up() {
     assert_eq!(written + more, 300);
     assert!(refusals.len() <= 30, "{} lines", refusals.len());
     assert!(refusals.iter().any(|line| line["peer.network"] == "127.0.0.1/32"), "{refusals:#?}");
+}
+
+/// Nobody reads the log while calls are made until some of it is lost. Says how many lines are.
+async fn lose_lines(server: &Server) -> u64 {
+    server.listens.send(false).unwrap();
+    let mut rpc = TunnelClient::connect(format!("http://{}", server.addr)).await.unwrap();
+    loop {
+        let metrics = server.metrics().await;
+        let lost = metrics.lines().find_map(|line| line.strip_prefix("tunnel_log_lines_lost_total ")).unwrap();
+        if lost != "0" {
+            return lost.parse().unwrap();
+        }
+        for _ in 0..100 {
+            let list = bearing(server.token.expose(), ListTunnelsRequest::default());
+            timeout(LIMIT, rpc.list_tunnels(list)).await.expect("an answer").unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_slows_nothing_and_what_is_lost_is_counted_and_told() {
+    let mut server = Server::start("json", "trace").await;
+    let lost = lose_lines(&server).await;
+    server.listens.send(true).unwrap();
+
+    let told = server.hear("lines of this log are missing here").await;
+    let (_, lines) = told.split_once("\"lines\":").unwrap_or_else(|| panic!("{told}"));
+    let lines: u64 = lines.split([',', '}']).next().unwrap().parse().unwrap();
+    assert!(lines >= lost, "{lines} of {lost}");
+    let log = server.stop().await;
+    let broken = log.lines().find(|line| line.starts_with('{') && serde_json::from_str::<Value>(line).is_err());
+    assert_eq!(broken, None, "lines are lost as wholes");
+    assert!(log.contains("stopping: running streams may end"), "what is said last is not lost");
+}
+
+#[tokio::test]
+async fn a_server_whose_log_nobody_reads_can_be_stopped() {
+    let mut server = Server::start("text", "trace").await;
+    lose_lines(&server).await;
+    server.terminate().await;
+    let status = timeout(LIMIT, server.child.wait()).await.expect("an end in time").unwrap();
+    assert!(status.success(), "{status}");
 }
 
 const LIMIT: Duration = Duration::from_secs(20);

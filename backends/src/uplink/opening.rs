@@ -369,7 +369,7 @@ mod tests {
             backend: "test".into(),
         };
         let lifetime = Lifetime { dial_within: Duration::from_secs(60), grace: None };
-        let sessions = Sessions::new(lifetime, Events::new(Arc::default()).of(Arc::new(about)));
+        let sessions = Sessions::new(lifetime, Events::new(Arc::default(), Default::default()).of(Arc::new(about)));
         let addr = "127.0.0.1:1".parse().unwrap();
         let client = ClientInfo { client_addr: addr, public_addr: addr };
         let (first, other) = (Agent::default(), Agent::default());

@@ -88,6 +88,9 @@ pub(crate) struct Watch {
     /// Only this tunnel; all of yours if left out
     #[arg(value_name = "NAME|ID")]
     pub(crate) tunnel: Option<TunnelName>,
+    /// Print each request of clients too, where the address is http or https
+    #[arg(long)]
+    pub(crate) requests: bool,
     /// One line of text or one JSON object for each event
     #[arg(long, value_name = "FORMAT", default_value = "text", env = "TNL_OUTPUT", hide_env_values = true)]
     pub(crate) output: Output,
@@ -175,7 +178,7 @@ sent and OUT what they got. With --output json: one object a line, with the fiel
 
 const WATCH_NOTES: &str = "\
 First comes what is open, then `ready`, then the news. It does not reconnect: when the server goes away it ends with 69. \
-With --output json: one object a line, {\"time\", \"id\", \"event\", ...}, with the field names of tunnel.proto.";
+Of more requests than can be printed as they come some are left out, and counted. With --output json: one object a line, {\"time\", \"id\", \"event\", ...}, with the field names of tunnel.proto.";
 
 const CLOSE_EXAMPLES: &str = "\
 Examples:

@@ -73,6 +73,23 @@ enum Happened<'a> {
         bytes_to_client: u64,
         seconds: f64,
     },
+    RequestEnded {
+        client: SocketAddr,
+        method: &'a str,
+        host: &'a str,
+        path: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        status: Option<u16>,
+        end: &'static str,
+        bytes_to_agent: u64,
+        bytes_to_client: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        first_byte_seconds: Option<f64>,
+        seconds: f64,
+    },
+    RequestsMissed {
+        missed: u64,
+    },
     Closed {
         reason: &'static str,
     },
@@ -139,6 +156,19 @@ impl<'a> From<&'a What> for Happened<'a> {
                 bytes_to_client: *bytes_to_client,
                 seconds: duration.as_secs_f64(),
             },
+            What::RequestEnded(request) => Self::RequestEnded {
+                client: request.client,
+                method: &request.method,
+                host: &request.host,
+                path: &request.path,
+                status: request.status,
+                end: end_name(request.end),
+                bytes_to_agent: request.bytes_to_agent,
+                bytes_to_client: request.bytes_to_client,
+                first_byte_seconds: request.first_byte.map(|time| time.as_secs_f64()),
+                seconds: request.duration.as_secs_f64(),
+            },
+            What::RequestsMissed { missed } => Self::RequestsMissed { missed: *missed },
             What::Closed { reason } => Self::Closed { reason: reason_name(*reason) },
             What::Lagged { missed } => Self::Lagged { missed: *missed },
             _ => Self::Unknown,

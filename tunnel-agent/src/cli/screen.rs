@@ -24,6 +24,12 @@ impl Screen {
         Self::of(io::stderr().is_terminal(), env::var_os("TERM").as_deref(), env::var_os("NO_COLOR").as_deref())
     }
 
+    /// Whether what is printed to stdout may have colours.
+    pub(crate) fn stdout_has_colours() -> bool {
+        Self::of(io::stdout().is_terminal(), env::var_os("TERM").as_deref(), env::var_os("NO_COLOR").as_deref())
+            .has_colours
+    }
+
     /// As no-color.org has it, an empty NO_COLOR is none.
     fn of(is_terminal: bool, term: Option<&OsStr>, no_colour: Option<&OsStr>) -> Self {
         let is_live = is_terminal && term.is_none_or(|term| term != "dumb");

@@ -33,6 +33,18 @@ pub(crate) fn duration(duration: Duration) -> String {
     }
 }
 
+/// `0.3 ms`, `34 ms`, `1.2 s`, `3m`: of what may be over in no time.
+pub(crate) fn brief(time: Duration) -> String {
+    let millis = time.as_secs_f64() * 1e3;
+    match millis {
+        ..9.95 => format!("{millis:.1} ms"),
+        ..999.5 => format!("{millis:.0} ms"),
+        ..9_950.0 => format!("{:.1} s", millis / 1e3),
+        ..59_500.0 => format!("{:.0} s", millis / 1e3),
+        _ => duration(time.max(Duration::from_secs(60))),
+    }
+}
+
 /// `1 client`, `2 clients`.
 pub(crate) fn count(number: u64, what: &str) -> String {
     if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
@@ -50,10 +62,17 @@ pub(crate) fn seconds(time: SystemTime) -> String {
     Timestamp { nanos: 0, ..Timestamp::from(time) }.to_string()
 }
 
-/// Without what could drive a terminal.
+/// Without what could drive a terminal, or show text in another order than it has.
 pub(crate) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    let is_harmless = |c: char| !c.is_control() && !REORDERING.contains(&c);
+    text.chars().map(|c| if is_harmless(c) { c } else { '?' }).collect()
 }
+
+/// Unicode's marks that change the direction of text, and its own line breaks.
+const REORDERING: [char; 14] = [
+    '\u{61c}', '\u{200e}', '\u{200f}', '\u{2028}', '\u{2029}', '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}',
+    '\u{202e}', '\u{2066}', '\u{2067}', '\u{2068}', '\u{2069}',
+];
 
 #[cfg(test)]
 mod tests {
@@ -84,6 +103,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_over_in_no_time_is_told_by_the_millisecond() {
+        for (micros, text) in [
+            (0, "0.0 ms"),
+            (340, "0.3 ms"),
+            (9_949, "9.9 ms"),
+            (9_951, "10 ms"),
+            (999_499, "999 ms"),
+            (999_501, "1.0 s"),
+            (9_951_000, "10 s"),
+            (59_501_000, "1m"),
+            (7_200_000_000, "2h"),
+        ] {
+            assert_eq!(brief(Duration::from_micros(micros)), text, "{micros}");
+        }
+    }
+
+    #[test]
     fn times_are_rfc_3339() {
         let time = SystemTime::UNIX_EPOCH + Duration::from_nanos(1_500_123_456);
         assert_eq!(seconds(time), "1970-01-01T00:00:01Z");
@@ -93,5 +129,6 @@ mod tests {
     #[test]
     fn a_text_from_elsewhere_cannot_drive_the_terminal() {
         assert_eq!(printable("a\x1b[2Jb\nc"), "a?[2Jb?c");
+        assert_eq!(printable("gpj.\u{202e}exe\u{2029}ä"), "gpj.?exe?ä");
     }
 }

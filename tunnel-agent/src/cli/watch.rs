@@ -9,7 +9,7 @@ use super::{
     args::{Output, Watch},
     close::id,
     failure::{Failure, innermost},
-    json,
+    json, requests,
     screen::Screen,
     server::Server,
     stdout::{self, Reader},
@@ -28,13 +28,13 @@ pub(crate) async fn run(args: &Watch, server: &Server, screen: &Screen) -> Resul
 async fn watch(args: &Watch, server: &Server, screen: &Screen) -> Result<(), Failure> {
     let backend = server.connect().await?;
     if let Some(id) = args.tunnel.as_ref().and_then(|text| id(text.as_str())) {
-        let filter = WatchFilter { id: Some(id), name: None, requests: false };
+        let filter = WatchFilter { id: Some(id), name: None, requests: args.requests };
         match tell(backend.watch_tunnels(&Caller::embedded(), &filter).await?, args.output, Watched::Id).await? {
             End::NeverThere => {}
             End::Over => return Ok(()),
         }
     }
-    let filter = WatchFilter { id: None, name: args.tunnel.clone(), requests: false };
+    let filter = WatchFilter { id: None, name: args.tunnel.clone(), requests: args.requests };
     let watched = match &args.tunnel {
         None => Watched::All,
         Some(name) => Watched::Name(screen, name),
@@ -59,6 +59,7 @@ enum End {
 
 async fn tell(mut events: TunnelEvents, output: Output, watched: Watched<'_>) -> Result<End, Failure> {
     let mut is_there = false;
+    let has_colours = Screen::stdout_has_colours();
     loop {
         let event = match events.next().await {
             Some(Ok(event)) => event,
@@ -74,7 +75,7 @@ async fn tell(mut events: TunnelEvents, output: Output, watched: Watched<'_>) ->
             }
         }
         let line = match output {
-            Output::Text => text(&event),
+            Output::Text => text(&event, has_colours),
             Output::Json => json::line(&json::Event::from(&event))?,
         };
         let was_last = matches!((&watched, &event.what), (Watched::Id, What::Closed { .. }));
@@ -109,12 +110,12 @@ fn gone(why: &str) -> Failure {
 }
 
 /// One line.
-fn text(event: &TunnelEvent) -> String {
+fn text(event: &TunnelEvent, has_colours: bool) -> String {
     let id = event.tunnel.as_ref().map_or("-", |id| id.as_str());
-    format!("{}  {id}  {}\n", seconds(event.time), what(&event.what))
+    format!("{}  {id}  {}\n", seconds(event.time), what(&event.what, has_colours))
 }
 
-fn what(what: &What) -> String {
+fn what(what: &What, has_colours: bool) -> String {
     match what {
         What::Present(info) => format!("is open: {}, {}", whole(info), state(info)),
         What::Ready => "ready: that is all there is now, the news follows".to_owned(),
@@ -139,6 +140,10 @@ fn what(what: &What) -> String {
             bytes(*bytes_to_client),
             duration(*time)
         ),
+        What::RequestEnded(request) => requests::line(request, has_colours),
+        What::RequestsMissed { missed } => {
+            format!("{} left out, because they were not read in time", count(*missed, "request"))
+        }
         What::Closed { reason } => format!("closed: {}", why(*reason)),
         What::Lagged { missed } => {
             format!(

@@ -4,6 +4,7 @@
 mod close;
 mod environment;
 mod list;
+mod requests;
 mod rig;
 mod service;
 mod tcp;

@@ -1,8 +1,8 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args as Flags, Parser, Subcommand, ValueEnum};
+use clap::{Args as Flags, Parser, Subcommand};
 use ipnet::IpNet;
-use tunnel_server::config::AdminListen;
+use tunnel_server::{config::AdminListen, log::LogFormat};
 
 /// Runs tunnels: programs behind NAT ask for one by gRPC and are reached at a public address.
 ///
@@ -145,12 +145,6 @@ pub(crate) struct New {
     pub(crate) output: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) file: CredentialsFile,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum LogFormat {
-    Text,
-    Json,
 }
 
 fn socket_addr(text: &str) -> Result<SocketAddr, &'static str> {

@@ -23,6 +23,7 @@ impl Config {
             limits: _, // can be changed
             door,
             admin,
+            access_log,
             backends,
         } = self;
         [
@@ -41,6 +42,7 @@ impl Config {
             ("ports", *ports != other.ports),
             ("door", *door != other.door),
             ("admin", *admin != other.admin),
+            ("access_log", *access_log != other.access_log),
             ("backends", *backends != other.backends),
         ]
         .into_iter()

@@ -287,6 +287,7 @@ mod tests {
             ("[ports]\nextra_ports = [10000]", &["t.toml:2: ports.extra_ports", "10000"]),
             ("[admin]\nlisten = \"on\"", &["line 2", "127.0.0.1:8011", "off"]),
             ("[admin]\nlisten = \"0.0.0.0:8011\"", &["t.toml:2: admin.listen", "admin.allow = ["]),
+            ("[access_log]\nqueries = true", &["line 2", "queries", "`query`"]),
             ("[door]\nwaiting = 0", &["t.toml:2: door.waiting", "above zero"]),
             ("[limits]\ntunnels = 0", &["t.toml:2: limits.tunnels", "above zero", "unlimited"]),
             ("[limits]\nstreams = -1", &["line 2", "a number", "unlimited"]),

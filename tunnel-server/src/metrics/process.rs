@@ -9,7 +9,7 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
 
-use crate::panics;
+use crate::{log, panics};
 
 /// How the process does, asked at each scrape.
 #[derive(Debug)]
@@ -37,7 +37,10 @@ impl Collector for Process {
         gauge("process_start_time_seconds", "When the server started.", since.map(|since| since.as_secs_f64()))?;
         let panics =
             encoder.encode_descriptor("tunnel_panics", "Panics, which are bugs.", None, MetricType::Counter)?;
-        ConstCounter::new(panics::count()).encode(panics)
+        ConstCounter::new(panics::count()).encode(panics)?;
+        let lost = "Lines of the log that were lost, because it was not read in time.";
+        let lost = encoder.encode_descriptor("tunnel_log_lines_lost", lost, None, MetricType::Counter)?;
+        ConstCounter::new(log::lost()).encode(lost)
     }
 }
 
