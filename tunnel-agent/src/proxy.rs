@@ -19,18 +19,15 @@ use http::{
 };
 use http_body::Body;
 use http_body_util::{BodyExt, Empty, Full, combinators::UnsyncBoxBody};
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper::upgrade::OnUpgrade;
 use tokio_util::sync::CancellationToken;
 use tower::{BoxError, Service};
 use tracing::Instrument;
 use tunnel_backends::relay::{Pace, Progress, RelayTimes, relay};
 
-use crate::{
-    Target,
-    serve::{Whole, wire::Wire},
-};
+use crate::{Target, serve::wire::Wire};
 use headers::{strip, upgrade_asked};
-use local::{Local, NoAnswer};
+use local::{Answer, Local, NoAnswer};
 
 /// A tower service that passes requests to a local HTTP service, with pooled connections. [`Agent::serve`](crate::Agent::serve) takes
 /// one as its app:
@@ -176,12 +173,11 @@ impl Passing {
     }
 }
 
-fn answer(mut response: Response<Incoming>, client: Option<OnUpgrade>) -> Result<Response<PassedBody>, BoxError> {
-    let version = response.version();
+fn answer(mut response: Response<Answer>, client: Option<OnUpgrade>) -> Result<Response<PassedBody>, BoxError> {
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         strip(response.headers_mut(), None, true);
         *response.version_mut() = Version::default();
-        return Ok(response.map(|body| Whole::new(body, version).map_err(Into::into).boxed_unsync()));
+        return Ok(response.map(|body| body.map_err(Into::into).boxed_unsync()));
     }
     let client = client.ok_or("the local service has switched protocols without being asked")?;
     let protocol = response.headers().get(http::header::UPGRADE).cloned();
@@ -189,7 +185,10 @@ fn answer(mut response: Response<Incoming>, client: Option<OnUpgrade>) -> Result
     // It lasts as long as the client's side does, which the tunnel's end cuts off.
     tokio::spawn(join(client, service).in_current_span());
     strip(response.headers_mut(), protocol.as_ref(), false);
-    Ok(response.map(|_| Empty::new().map_err(|never| match never {}).boxed_unsync()))
+    Ok(response.map(|answer| {
+        answer.let_go();
+        Empty::new().map_err(|never| match never {}).boxed_unsync()
+    }))
 }
 
 async fn join(client: OnUpgrade, service: OnUpgrade) {

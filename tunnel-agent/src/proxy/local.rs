@@ -5,16 +5,20 @@ use std::{
     fmt,
     future::Future,
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use http::{Request, Response, Uri, uri::Authority};
-use hyper::body::Incoming;
+use bytes::Bytes;
+use http::{Extensions, Request, Response, Uri, uri::Authority};
+use http_body::{Body, Frame, SizeHint};
 use hyper_util::{
-    client::legacy::{Client, Error},
+    client::legacy::{
+        Client, Error,
+        connect::{CaptureConnection, capture_connection},
+    },
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use tower::BoxError;
@@ -23,7 +27,10 @@ use super::PassedBody;
 use crate::{
     Target,
     forward::{Service, what_to_check},
-    serve::wire::Wire,
+    serve::{
+        Whole,
+        wire::{Fate, Wire},
+    },
 };
 
 #[derive(Clone)]
@@ -68,11 +75,80 @@ impl Local {
         &self.authority
     }
 
-    /// Sent again only where nothing of it was sent: on a connection that the service had closed meanwhile. Dropping the future
-    /// aborts the request.
-    pub(super) async fn ask(&self, request: Request<PassedBody>, by_h2c: bool) -> Result<Response<Incoming>, NoAnswer> {
+    /// Sent again only where nothing of it was sent: on a connection that the service had closed meanwhile. Dropping the future, or the
+    /// answer's body before its end, aborts the request.
+    pub(super) async fn ask(
+        &self,
+        mut request: Request<PassedBody>,
+        by_h2c: bool,
+    ) -> Result<Response<Answer>, NoAnswer> {
         let client = if by_h2c { &self.http2 } else { &self.http1 };
-        client.request(request).await.map_err(|error| no_answer(error, by_h2c))
+        // On HTTP/2 a reset is enough, and the connection is others' too.
+        let connection = (!by_h2c).then(|| capture_connection(&mut request));
+        let mut answered = pin!(client.request(request));
+        // Dropped before what it aborts, which would be closed in order otherwise.
+        let asking = Asking(connection);
+        let response = answered.as_mut().await.map_err(|error| no_answer(error, by_h2c))?;
+        let version = response.version();
+        Ok(response.map(|body| {
+            let mut answer = Answer { body: Whole::new(body, version), asking };
+            if answer.is_end_stream() {
+                // It is over, and its connection may be the next request's already.
+                answer.asking.0 = None;
+            }
+            answer
+        }))
+    }
+}
+
+/// A request that is being answered. Dropped before that is over, it aborts the connection, which hyper would close in order.
+struct Asking(Option<CaptureConnection>);
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        let Some(connection) = self.0.take() else { return };
+        let mut extras = Extensions::new();
+        if let Some(connection) = &*connection.connection_metadata() {
+            connection.get_extras(&mut extras);
+        }
+        if let Some(fate) = extras.get::<Fate>() {
+            fate.cut();
+        }
+    }
+}
+
+/// The body of the service's answer.
+pub(super) struct Answer {
+    /// Dropped before the body, as above.
+    asking: Asking,
+    body: Whole,
+}
+
+impl Answer {
+    /// The connection is to be upgraded: its end is not the answer's.
+    pub(super) fn let_go(mut self) {
+        self.asking.0 = None;
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if frame.is_none() || self.body.is_end_stream() {
+            self.asking.0 = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

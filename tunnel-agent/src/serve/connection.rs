@@ -1,7 +1,5 @@
 //! The requests on a connection, by HTTP/1.1 or HTTP/2, whichever the client speaks.
 
-use std::sync::atomic::Ordering;
-
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -23,13 +21,13 @@ pub(super) async fn serve(offered: OfferedConnection, app: App) {
         app.clone().answer(request)
     });
     let wire = Wire::new(Box::new(stream));
-    let is_whole = wire.is_whole();
+    let fate = wire.fate();
     let mut http = Builder::new(TokioExecutor::new());
     http.http1().timer(TokioTimer::new());
     http.http2().timer(TokioTimer::new());
     match http.serve_connection_with_upgrades(TokioIo::new(wire), service).await {
         // In order, or by an upgrade: whoever has the connection now closes it as any other.
-        Ok(()) => is_whole.store(true, Ordering::Relaxed),
+        Ok(()) => fate.is_whole(),
         Err(error) => tracing::debug!(client.addr = %peer.client_addr, error, "connection cut short"),
     }
 }

@@ -1,7 +1,7 @@
 //! A client's upgrade. On HTTP/2 it is an extended CONNECT (RFC 8441), which apps know little of: they are served HTTP/1.1's form of it,
 //! on a connection within this process, and what follows is relayed.
 
-use std::{future::poll_fn, sync::atomic::Ordering};
+use std::future::poll_fn;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -55,7 +55,7 @@ pub(super) async fn serve(offer: RequestOffer, app: App, hang_up: &CancellationT
 
 /// The app's end.
 async fn serve_one(wire: Wire, app: App) {
-    let is_whole = wire.is_whole();
+    let fate = wire.fate();
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         app.clone().answer(request.map(|body| RequestBody::of_connection(body, http::Version::HTTP_11)))
     });
@@ -63,7 +63,7 @@ async fn serve_one(wire: Wire, app: App) {
     let connection = http.keep_alive(false).serve_connection(TokioIo::new(wire), service).with_upgrades();
     match connection.await {
         // Whoever has the connection now closes it as any other.
-        Ok(()) => is_whole.store(true, Ordering::Relaxed),
+        Ok(()) => fate.is_whole(),
         Err(error) => tracing::debug!(%error, "upgrade cut short"),
     }
 }

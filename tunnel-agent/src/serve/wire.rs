@@ -1,14 +1,16 @@
 //! Connections that hyper speaks on and may give up to an upgrade.
 
 use std::{
+    future::poll_fn,
     io,
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     thread,
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes};
@@ -18,25 +20,59 @@ use hyper_util::{
     rt::TokioIo,
     server::conn::auto,
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    runtime::Handle,
+    time::timeout,
+};
 use tunnel_backends::relay::{BoxDuplex, Duplex};
 
 /// A connection that is aborted when hyper drops it without having finished, so that what was cut short never looks whole.
 pub(crate) struct Wire {
-    io: BoxDuplex,
+    /// There until it is dropped.
+    io: Option<BoxDuplex>,
     /// Read already.
     ahead: Bytes,
-    is_whole: Arc<AtomicBool>,
+    fate: Fate,
+}
+
+/// How a wire is to end when it is dropped. A clone is of the same wire.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Fate(Arc<Ending>);
+
+#[derive(Debug, Default)]
+struct Ending {
+    is_whole: AtomicBool,
+    is_cut: AtomicBool,
+}
+
+impl Fate {
+    /// It may be dropped as it is.
+    pub(crate) fn is_whole(&self) {
+        self.0.is_whole.store(true, Ordering::Relaxed);
+    }
+
+    /// It is aborted, whatever hyper makes of it: that closes in order where an answer is not wanted any more.
+    pub(crate) fn cut(&self) {
+        self.0.is_cut.store(true, Ordering::Relaxed);
+    }
+
+    fn is_cut(&self) -> bool {
+        self.0.is_cut.load(Ordering::Relaxed)
+    }
+
+    fn aborts(&self) -> bool {
+        !self.0.is_whole.load(Ordering::Relaxed) || self.is_cut() || thread::panicking()
+    }
 }
 
 impl Wire {
     pub(crate) fn new(io: BoxDuplex) -> Self {
-        Self { io, ahead: Bytes::new(), is_whole: Arc::default() }
+        Self { io: Some(io), ahead: Bytes::new(), fate: Fate::default() }
     }
 
-    /// To say that it may be dropped as it is.
-    pub(crate) fn is_whole(&self) -> Arc<AtomicBool> {
-        self.is_whole.clone()
+    pub(crate) fn fate(&self) -> Fate {
+        self.fate.clone()
     }
 
     /// The connection itself, after an upgrade. One that is not ours is relayed as well as can be: its aborts look like ends.
@@ -51,6 +87,10 @@ impl Wire {
         }
     }
 
+    fn io(&mut self) -> &mut BoxDuplex {
+        self.io.as_mut().expect("it is not dropped")
+    }
+
     fn again(mut self, ahead: Bytes) -> Self {
         self.ahead = ahead;
         self
@@ -60,7 +100,7 @@ impl Wire {
 impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.ahead.is_empty() {
-            return Pin::new(&mut self.io).poll_read(cx, buf);
+            return Pin::new(self.io()).poll_read(cx, buf);
         }
         let some = self.ahead.len().min(buf.remaining());
         buf.put_slice(&self.ahead[..some]);
@@ -71,7 +111,7 @@ impl AsyncRead for Wire {
 
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        Pin::new(self.io()).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -79,21 +119,25 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        Pin::new(self.io()).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        self.io.as_ref().is_some_and(AsyncWrite::is_write_vectored)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        Pin::new(self.io()).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let shut = Pin::new(&mut self.io).poll_shutdown(cx);
+        if self.fate.is_cut() {
+            // The peer must not take it for an end.
+            return Poll::Ready(Ok(()));
+        }
+        let shut = Pin::new(self.io()).poll_shutdown(cx);
         if matches!(shut, Poll::Ready(Ok(()))) {
-            self.is_whole.store(true, Ordering::Relaxed);
+            self.fate.is_whole();
         }
         shut
     }
@@ -101,39 +145,46 @@ impl AsyncWrite for Wire {
 
 impl Duplex for Wire {
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.ahead.is_empty() { self.io.poll_readable(cx) } else { Poll::Ready(Ok(())) }
+        if self.ahead.is_empty() { self.io().poll_readable(cx) } else { Poll::Ready(Ok(())) }
     }
 
     fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.io.poll_sent(cx)
+        self.io().poll_sent(cx)
     }
 
     fn has_aborted(&mut self, cx: &mut Context<'_>) -> bool {
-        self.io.has_aborted(cx)
+        self.io().has_aborted(cx)
     }
 
     fn abort_on_drop(&mut self) {
-        self.is_whole.store(false, Ordering::Relaxed);
+        self.fate.cut();
     }
 
     fn finish_on_drop(&mut self) {
-        self.is_whole.store(true, Ordering::Relaxed);
+        self.fate.is_whole();
     }
 }
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        if self.is_whole.load(Ordering::Relaxed) && !thread::panicking() {
-            self.io.finish_on_drop();
-        } else {
-            self.io.abort_on_drop();
+        let Some(mut io) = self.io.take() else { return };
+        if !self.fate.aborts() {
+            return io.finish_on_drop();
+        }
+        io.abort_on_drop();
+        // An abort may destroy what is still to be sent. hyper gives no moment to wait for it but this one.
+        let sent = io.poll_sent(&mut Context::from_waker(Waker::noop()));
+        if sent.is_pending()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(async move { timeout(LINGER, poll_fn(|cx| io.poll_sent(cx))).await });
         }
     }
 }
 
 impl Connection for Wire {
     fn connected(&self) -> Connected {
-        Connected::new()
+        Connected::new().extra(self.fate())
     }
 }
 
@@ -171,3 +222,6 @@ impl Duplex for Stranger {
 
     fn abort_on_drop(&mut self) {}
 }
+
+/// For the last bytes before an abort to leave.
+const LINGER: Duration = Duration::from_secs(5);

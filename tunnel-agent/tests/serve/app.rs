@@ -75,16 +75,19 @@ async fn a_panic_and_a_services_error_abort_their_own_request() {
 async fn an_app_hears_that_its_client_has_gone() {
     let rig = Rig::new().await;
     let (reached, mut reports) = mpsc::unbounded_channel();
+    let begun = std::sync::Arc::new(tokio::sync::Notify::new());
+    let begins = begun.clone();
     let app = service_fn(move |request: Request<RequestBody>| {
-        let reached = reached.clone();
+        let (reached, begins) = (reached.clone(), begins.clone());
         async move {
+            let _here = OnDrop(reached.clone());
+            begins.notify_one();
             // While it reads,
             if request.method() == Method::POST {
                 let end = request.into_body().collect().await.map(drop).map_err(|error| error.kind());
                 reached.send(Some(end)).unwrap();
             }
-            // or thinks: this is dropped with it.
-            let _thinking = OnDrop(reached);
+            // or thinks.
             std::future::pending::<Result<Response<Body>, Infallible>>().await
         }
     });
@@ -92,14 +95,19 @@ async fn an_app_hears_that_its_client_has_gone() {
     let mut session = rig.session().await;
     let (_answer, mut say) = session.send(post("/"), false);
     say_all(&mut say, "half".into()).await;
+    soon("the request", begun.notified()).await;
     // A reset may end the app before it reads on; what it must not see is an end.
-    tokio::task::yield_now().await;
     say.send_reset(Reason::CANCEL);
-    let report = soon("a report", reports.recv()).await.unwrap();
-    assert!(report.is_none_or(|end| end == Err(std::io::ErrorKind::ConnectionReset)), "{report:?}");
+    loop {
+        match soon("a report", reports.recv()).await.unwrap() {
+            None => break,
+            Some(end) => assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset)),
+        }
+    }
     let (answer, _) = session.send(get("/"), true);
+    soon("the request", begun.notified()).await;
     drop(answer);
-    while soon("a report", reports.recv()).await.unwrap().is_some() {}
+    assert_eq!(soon("a report", reports.recv()).await, Some(None));
 }
 
 struct OnDrop(mpsc::UnboundedSender<Option<Result<(), std::io::ErrorKind>>>);

@@ -1,11 +1,12 @@
 //! Apps behind clients' connections.
 
-use std::{convert::Infallible, io};
+use std::{convert::Infallible, io, sync::Arc};
 
 use axum::{Router, body::Body, extract::ConnectInfo, routing::get as on_get};
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use http::{Request, Response};
+use tokio::sync::Notify;
 use tower::service_fn;
 use tunnel_agent::{Peer, RequestBody, Tunnel};
 
@@ -35,14 +36,24 @@ async fn requests_on_a_connection_are_the_apps_too() {
 async fn an_answer_that_fails_on_a_connection_aborts_it() {
     let rig = Rig::new().await;
     // HTTP/1.0 has nothing but the connection's end to end an answer by.
-    let app = service_fn(async |_: Request<RequestBody>| {
-        let pieces = [Ok(Bytes::from("half")), Err(io::Error::other("out of words"))];
-        Ok::<_, Infallible>(Response::new(Body::from_stream(stream::iter(pieces))))
+    let heard_half = Arc::new(Notify::new());
+    let fails = heard_half.clone();
+    let app = service_fn(move |_: Request<RequestBody>| {
+        let fails = fails.clone();
+        let failure = stream::once(async move {
+            fails.notified().await;
+            Err(io::Error::other("out of words"))
+        });
+        let pieces = stream::once(async { Ok(Bytes::from("half")) }).chain(failure);
+        async { Ok::<_, Infallible>(Response::new(Body::from_stream(pieces))) }
     });
     let _served = rig.agent.serve(Tunnel::http(), app).await.unwrap();
     let mut session = rig.session().await;
     let (answer, mut say) = session.send(connect(), false);
     say_all(&mut say, "GET / HTTP/1.0\r\n\r\n".into()).await;
-    let heard = heard(soon("an answer", answer).await.unwrap().into_body()).await;
+    let mut body = soon("an answer", answer).await.unwrap().into_body();
+    while !soon("a half", body.data()).await.unwrap().unwrap().ends_with(b"half") {}
+    heard_half.notify_one();
+    let heard = heard(body).await;
     assert!(heard.end.is_err(), "{:?} looks whole", String::from_utf8_lossy(&heard.bytes));
 }
