@@ -14,3 +14,4 @@ pub mod origin;
 pub mod path;
 pub mod process;
 pub mod server;
+pub mod web;

@@ -28,10 +28,14 @@ mod stream;
 mod window;
 mod wire;
 
+#[cfg(feature = "serve")]
+mod caller;
 #[cfg(feature = "dial")]
 mod answer;
 #[cfg(feature = "dial")]
 mod dial;
+#[cfg(feature = "serve")]
+mod exchange;
 #[cfg(feature = "serve")]
 mod gate;
 #[cfg(feature = "serve")]
