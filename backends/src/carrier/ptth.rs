@@ -28,10 +28,10 @@ mod stream;
 mod window;
 mod wire;
 
-#[cfg(feature = "serve")]
-mod caller;
 #[cfg(feature = "dial")]
 mod answer;
+#[cfg(feature = "serve")]
+mod caller;
 #[cfg(feature = "dial")]
 mod dial;
 #[cfg(feature = "serve")]

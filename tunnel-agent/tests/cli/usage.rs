@@ -62,7 +62,9 @@ async fn what_one_tries_first_is_told_what_to_write() {
 async fn help_goes_to_stdout_and_names_examples_variables_and_exit_codes() {
     let ended = run(&["--help"]).await;
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
-    for word in ["tunnel tcp 3000", "TNL_SERVER", "TNL_TOKEN", "NO_COLOR", "RUST_LOG", "69", "77", "78"] {
+    for word in
+        ["tunnel http 3000", "tunnel tcp 22", "TNL_SERVER", "TNL_TOKEN", "NO_COLOR", "RUST_LOG", "69", "77", "78"]
+    {
         assert!(ended.stdout.contains(word), "{word}: {}", ended.stdout);
     }
     let ended = run(&["tcp", "--help"]).await;

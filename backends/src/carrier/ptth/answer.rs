@@ -106,9 +106,11 @@ impl Body for RequestBody {
         let mut inbox = self.inbox.lock();
         ready!(inbox.poll_ahead(cx));
         coop.made_progress();
-        let (frame, is_last) = match (inbox.take(), inbox.end()) {
+        let (frame, is_last) = match (inbox.take(PIECE), inbox.end()) {
             (Some(chunk), _) => (Some(Ok(Frame::data(chunk))), false),
-            (None, End::Finished) => (inbox.take_trailers().map(|trailers| Ok(Frame::trailers(trailers))), true),
+            (None, End::Finished) => {
+                (ready!(inbox.poll_trailers(cx)).map(|trailers| Ok(Frame::trailers(trailers))), true)
+            }
             (None, _) => (Some(Err(ErrorKind::ConnectionReset.into())), true),
         };
         drop(inbox);
@@ -120,7 +122,7 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ended || self.inbox.lock().is_drained()
+        self.ended || self.inbox.lock().is_heard()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -344,6 +346,9 @@ fn strip(headers: &mut HeaderMap) {
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Of what was packed because nobody took it, the app is given no more at once.
+const PIECE: usize = 64 * 1024;
 
 /// For the last bytes before an abort to leave.
 const LINGER: Duration = Duration::from_secs(5);
