@@ -175,7 +175,11 @@ async fn a_host_in_the_domain_that_is_nobodys_gets_a_page_whatever_the_path() {
 #[tokio::test]
 async fn a_proxy_of_ours_may_say_for_whom_it_asks() {
     within(async {
-        let server = server_with(|config| config.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()]).await;
+        let server = server_with(|config| {
+            config.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
+            config.insecure = true;
+        })
+        .await;
         let shown = any(async |headers: HeaderMap| {
             format!("{:?} {:?}", headers["x-forwarded-for"], headers["forwarded"])
         });

@@ -33,9 +33,15 @@ fn echo() -> Router {
         tokio::spawn(async move {
             let mut io = TokioIo::new(upgraded.await.unwrap());
             io.write_all(b"hello ").await.unwrap();
-            let (mut read, mut write) = tokio::io::split(io);
-            let _ = tokio::io::copy(&mut read, &mut write).await;
-            let _ = write.shutdown().await;
+            let mut heard = [0; 1024];
+            loop {
+                match io.read(&mut heard).await.unwrap() {
+                    0 => return io.shutdown().await.unwrap(),
+                    // It breaks off.
+                    _ if heard[0] == b'!' => return,
+                    some => io.write_all(&heard[..some]).await.unwrap(),
+                }
+            }
         });
         let mut response = Response::new(Body::empty());
         let is_connect = request.extensions().get::<hyper::ext::Protocol>().is_some();
@@ -115,7 +121,12 @@ async fn a_connection_ends_as_it_ends(way: Way) {
     client.write_all(b"x").await.unwrap();
     let mut heard = [0; 7];
     client.read_exact(&mut heard).await.unwrap();
-    drop(blog);
+    // hyper's server cannot break off alone what it has upgraded on HTTP/2.
+    if way == Way::Requests {
+        drop(blog);
+    } else {
+        client.write_all(b"!").await.unwrap();
+    }
     assert_eq!(hear_out(&mut client).await, (Vec::new(), Ended::Reset));
 }
 

@@ -162,8 +162,8 @@ pub fn host_of(address: &str) -> &str {
 }
 
 async fn serve_http1(stream: AgentStream, app: Router) {
+    // It hears of a client that goes while it works.
     let connection = hyper::server::conn::http1::Builder::new()
-        .half_close(true)
         .serve_connection(TokioIo::new(Client(Some(stream))), TowerToHyperService::new(app));
     let _ = connection.with_upgrades().await;
 }

@@ -10,6 +10,7 @@ use std::{
 use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    runtime::Handle,
     time::{Instant, Sleep, sleep},
 };
 use tokio_util::sync::WaitForCancellationFutureOwned;
@@ -187,15 +188,27 @@ impl AsyncWrite for StreamIo {
 impl Drop for StreamIo {
     fn drop(&mut self) {
         let Some(Parts { mut opening, client, account, since }) = self.parts.take() else { return };
-        if self.has_said_all {
-            opening.finish_on_drop();
-        } else {
-            opening.abort_on_drop();
-        }
         let whole = if self.has_said_all { StreamEnd::Finished } else { StreamEnd::AbortedByClient };
         account.uplink.0.tell_end(&account, client, self.end.unwrap_or(whole), since);
-        // On HTTP/2 a reset waits for its turn, and keeps its place meanwhile.
         let uplink = account.uplink.clone();
-        let_go(&uplink, (opening, account), |(opening, _), cx| opening.poll_gone(cx));
+        // What was said before an abort is heard before it, as far as a relay would see to that.
+        let mut leaving = (!self.has_said_all && self.end.is_none() && Handle::try_current().is_ok())
+            .then(|| Box::pin(sleep(uplink.0.terms.relay.linger)));
+        if self.has_said_all {
+            opening.finish_on_drop();
+        } else if leaving.is_none() {
+            opening.abort_on_drop();
+        }
+        // And on HTTP/2 a reset waits for its turn, and keeps its place meanwhile.
+        let_go(&uplink, (opening, account), move |(opening, _), cx| {
+            if let Some(limit) = &mut leaving {
+                if opening.poll_sent(cx).is_pending() && limit.as_mut().poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                leaving = None;
+                opening.abort_on_drop();
+            }
+            opening.poll_gone(cx)
+        });
     }
 }
