@@ -60,6 +60,7 @@ mod restarts;
 mod rpc;
 mod sdk;
 mod seen;
+mod serve;
 mod streams;
 mod tls;
 mod web_hosts;
