@@ -51,6 +51,8 @@ mod composition;
 mod credentials;
 mod door;
 mod draining;
+mod grpc_web;
+mod http1_proxies;
 mod imports;
 mod limits;
 mod long_paths;
