@@ -1,4 +1,5 @@
 //! Requests at the agent's half of PTTH. The server here is the `h2` crate's client behind an upgrade by hand.
+#![allow(clippy::unwrap_used, reason = "all of this is tests, also what they share")]
 
 use std::{
     convert::Infallible,

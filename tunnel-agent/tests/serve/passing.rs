@@ -81,7 +81,7 @@ async fn a_request_reaches_the_service_as_the_client_sent_it() {
     let said = "HTTP/1.1 201 Made\r\nkeep-alive: timeout=5\r\nset-cookie: a=b\r\ncontent-length: 4\r\n\r\nmade";
     service.write_all(said.as_bytes()).await.unwrap();
     let answer = soon("an answer", answer).await.unwrap();
-    let mut names: Vec<_> = answer.headers().keys().map(|name| name.as_str()).collect();
+    let mut names: Vec<_> = answer.headers().keys().map(http::HeaderName::as_str).collect();
     names.sort_unstable();
     assert_eq!((answer.status().as_u16(), names), (201, vec!["content-length", "set-cookie"]));
     assert_eq!((&body, heard(answer.into_body()).await.text()), (b"words", "made".to_owned()));

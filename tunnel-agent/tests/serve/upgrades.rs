@@ -78,7 +78,7 @@ async fn an_upgrade_is_http_1s_to_the_app_and_then_a_connection() {
     let (_rig, _served, mut session, mut reports) = start().await;
     let (answer, mut say) = session.send(connect("/chat"), false);
     let answer = soon("an answer", answer).await.unwrap();
-    let names: Vec<_> = answer.headers().keys().map(|name| name.as_str()).collect();
+    let names: Vec<_> = answer.headers().keys().map(http::HeaderName::as_str).collect();
     assert_eq!(answer.status(), 200);
     assert!(names.contains(&"sec-websocket-protocol"), "{names:?}");
     assert!(!names.iter().any(|name| ["sec-websocket-accept", "upgrade", "connection"].contains(name)), "{names:?}");

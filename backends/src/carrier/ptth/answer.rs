@@ -34,7 +34,8 @@ use crate::{carrier::Declined, relay::BoxDuplex};
 pub struct RequestOffer {
     /// Where the client comes from, as far as the server says.
     pub client_addr: Option<SocketAddr>,
-    request: Option<(Request<RequestBody>, Responder)>,
+    /// Boxed, because offers are handed on and on.
+    request: Option<Box<(Request<RequestBody>, Responder)>>,
 }
 
 impl RequestOffer {
@@ -54,24 +55,24 @@ impl RequestOffer {
             is_for_head: head.method == Method::HEAD,
         };
         let body = RequestBody { inbox, left: length, ended: false };
-        Self { client_addr, request: Some((Request::from_parts(head, body), responder)) }
+        Self { client_addr, request: Some(Box::new((Request::from_parts(head, body), responder))) }
     }
 
     /// What it wants to speak from here on, where it is an extended CONNECT (RFC 8441), such as `websocket`.
     pub fn protocol(&self) -> Option<&str> {
-        let (request, _) = self.request.as_ref()?;
+        let (request, _) = &**self.request.as_ref()?;
         request.extensions().get::<Protocol>().map(Protocol::as_str)
     }
 
     /// Takes the request, to answer it.
     pub fn accept(mut self) -> (Request<RequestBody>, Responder) {
         // It is there until it is used, which consumes the offer.
-        self.request.take().expect("an unused request")
+        *self.request.take().expect("an unused request")
     }
 
     /// Does not.
     pub fn decline(mut self, why: Declined) {
-        if let Some((_, responder)) = self.request.take() {
+        if let Some((_, responder)) = self.request.take().map(|request| *request) {
             responder.decline(why);
         }
     }
@@ -79,7 +80,7 @@ impl RequestOffer {
 
 impl Drop for RequestOffer {
     fn drop(&mut self) {
-        if let Some((_, responder)) = self.request.take() {
+        if let Some((_, responder)) = self.request.take().map(|request| *request) {
             responder.decline(Declined::Untouched);
         }
     }
@@ -238,6 +239,8 @@ impl Drop for Responder {
     }
 }
 
+type NextFrame<B> = Option<Result<Frame<<B as Body>::Data>, <B as Body>::Error>>;
+
 /// An answer's body on its way. Dropping it before it is whole aborts it.
 struct Saying {
     send: SendStream<Chunk>,
@@ -247,11 +250,7 @@ struct Saying {
 
 impl Saying {
     /// The body's next frame, unless the client goes before there is one.
-    fn poll_next<B: Body>(
-        &mut self,
-        cx: &mut Context<'_>,
-        body: Pin<&mut B>,
-    ) -> Poll<io::Result<Option<Result<Frame<B::Data>, B::Error>>>> {
+    fn poll_next<B: Body>(&mut self, cx: &mut Context<'_>, body: Pin<&mut B>) -> Poll<io::Result<NextFrame<B>>> {
         if self.send.poll_reset(cx).is_ready() {
             return Poll::Ready(Err(gone()));
         }
