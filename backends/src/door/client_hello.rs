@@ -283,9 +283,9 @@ mod tests {
         let host = |name: &str| [&[HOST_NAME][..], &vector(2, name.as_bytes())].concat();
         let two_in_one = extension(SERVER_NAME, &vector(2, &[host("a.example.com"), host("b.example.com")].concat()));
         let other_kind = extension(SERVER_NAME, &vector(2, &[1, 0, 1, b'a']));
-        let mut cut_short = content(&[one.clone()]);
+        let mut cut_short = content(std::slice::from_ref(&one));
         cut_short.pop();
-        let mut too_long = content(&[one.clone()]);
+        let mut too_long = content(std::slice::from_ref(&one));
         too_long.push(0);
         let contents = [
             content(&[one.clone(), naming("b.example.com")]),

@@ -135,11 +135,10 @@ impl Returned {
 /// would take back what it was told last. Not for ever, and not any amount: it may be in the middle of a long upload.
 pub(super) async fn hear_out(socket: &TcpStream) {
     let _ = sockets::finish(socket);
-    let mut unheard = vec![0; 16 * 1024];
     let mut left = MOST_UNHEARD;
     let all = async {
         while left > 0 && socket.readable().await.is_ok() {
-            match socket.try_read(&mut unheard) {
+            match socket.try_read(&mut [0; 8 * 1024]) {
                 Ok(0) => return,
                 Ok(some) => left = left.saturating_sub(some),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

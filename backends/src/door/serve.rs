@@ -2,7 +2,7 @@ use std::{net::SocketAddr, pin::Pin, sync::Arc};
 
 use futures_util::FutureExt;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::time::{Duration, timeout};
+use tokio::time::{Duration, sleep, timeout};
 use tunnel_api::ConnectionAddrs;
 
 use super::{
@@ -57,11 +57,12 @@ impl Hall {
             (Ended::HungUp, Protocol::Http2) => returned.close(),
             (Ended::HungUp, Protocol::Http1) if !seat.newcomer().is_accepted() => returned.close_if_shut(),
             _ => tokio::select! {
-                () = returned.end(matches!(ended, Ended::ByItself(Ok(())))) => {}
+                () = returned.end(matches!(ended, Ended::ByItself(Ok(())) | Ended::WhenTold(Ok(())))) => {}
                 () = seat.evicted() => {}
+                () = ended.enough() => {}
             },
         }
-        if let Ended::ByItself(Err(error)) = ended {
+        if let Ended::ByItself(Err(error)) | Ended::WhenTold(Err(error)) = ended {
             tracing::debug!(peer.addr = %peer, %error, "connection ended");
         }
     }
@@ -127,26 +128,26 @@ impl Hall {
         seat: &Seat,
     ) -> Ended {
         match left {
-            Left::Stopped => Ended::ByItself(connection.await),
+            Left::Stopped => Ended::WhenTold(connection.await),
             // Its place is wanted now: it is told if it listens, and that is all.
             Left::Outstayed(Outstayed::Evicted) => {
                 self.terms.meters.door_refused(DoorRefused::Evicted);
-                connection.now_or_never().map_or(Ended::HungUp, Ended::ByItself)
+                connection.now_or_never().map_or(Ended::HungUp, Ended::WhenTold)
             }
             // It waits for the peer to acknowledge, and nobody says that this one ever will.
             Left::Outstayed(Outstayed::Idle) => match timeout(GOODBYE, connection.as_mut()).await {
                 // A request crossed our goodbye: it is answered.
-                Err(_) if seat.newcomer().is_accepted() => Ended::ByItself(connection.await),
+                Err(_) if seat.newcomer().is_accepted() => Ended::WhenTold(connection.await),
                 ended => {
                     self.terms.meters.door_refused(DoorRefused::Timeout);
-                    ended.map_or(Ended::HungUp, Ended::ByItself)
+                    ended.map_or(Ended::HungUp, Ended::WhenTold)
                 }
             },
             // Requests that crossed our goodbye are answered.
             Left::Idle(why) => {
                 self.terms.meters.idle_closed(why);
                 tokio::select! {
-                    ended = connection => Ended::ByItself(ended),
+                    ended = connection => Ended::WhenTold(ended),
                     () = stay.idle_from_now_on(GOODBYE) => Ended::HungUp,
                 }
             }
@@ -158,8 +159,21 @@ impl Hall {
 #[derive(Debug)]
 enum Ended {
     ByItself(hyper::Result<()>),
+    /// We told it to, and its place is wanted, or the door is closing.
+    WhenTold(hyper::Result<()>),
     /// We did not wait for that.
     HungUp,
+}
+
+impl Ended {
+    /// Resolves when it has been heard out for long enough.
+    async fn enough(&self) {
+        match self {
+            // As long as that takes.
+            Self::ByItself(_) => std::future::pending().await,
+            Self::WhenTold(_) | Self::HungUp => sleep(BRIEFLY).await,
+        }
+    }
 }
 
 /// Why a connection has to end.
@@ -175,6 +189,9 @@ enum Left {
 
 /// For a peer that makes no request to take in that it may go.
 const GOODBYE: Duration = Duration::from_secs(2);
+
+/// For a peer that has no more requests to take in that nothing more comes, and to close: some do so only when they need it again.
+const BRIEFLY: Duration = Duration::from_millis(500);
 
 /// An HTTP/2 peer of which nothing is heard for so long is asked whether it is there.
 const PING: Duration = Duration::from_secs(15);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, Method, Version};
+use http::{HeaderMap, Method};
 use http_body_util::Full;
 use tokio::time::Instant;
 use tunnel_backends::{
@@ -13,7 +13,7 @@ use tunnel_backends::{
 
 use crate::{
     agent::Agent,
-    client::{answer, asked, get, headers, request, whole, words},
+    client::{answer, asked, get, headers, request, whole},
     frames::{Frame, Frames, NO_ERROR, REFUSED_STREAM},
     site::{Site, keep, keep_with},
 };
@@ -118,10 +118,7 @@ fn a_request_that_has_said_too_much_is_not_asked_again() {
 fn a_request_that_was_said_in_very_many_pieces_is_not_asked_again() {
     keep(async |site: Site| {
         let (mut first, _second) = two(&site).await;
-        let (mouth, words) = words();
-        let mut asks = request(Method::POST, "/", words);
-        *asks.version_mut() = Version::HTTP_2;
-        let asking = site.ask(asks);
+        let (mouth, asking) = site.post("/");
         let stream = first.client().await;
         for _ in 0..100 {
             mouth.say("x");
