@@ -65,7 +65,8 @@ async fn an_upload_comes_back_through_an_app(backend: &str) {
     let app = Router::new().route("/", post(async |body: Body| body));
     let (_served, host) = serve(&server, backend, app).await;
     let words = "words ".repeat(100_000);
-    let head = format!("POST / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", words.len());
+    let head =
+        format!("POST / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", words.len());
     let answer = answer_to(&server, &(head + &words)).await.unwrap();
     assert!(answer.contains(&words), "{} bytes of {}", answer.len(), words.len());
 }
