@@ -125,8 +125,8 @@ impl Web {
         let request = ClientBody::new(request, visit.tally().clone(), guest.newcomer.clone(), body_patience);
         let going = Going { web: self, guest, visit, reader };
         match going.guest.uplink.carry() {
-            Carry::Requests => going.as_request(request, upgrade).await,
-            Carry::Connections => going.by_connection(request, upgrade).await,
+            Carry::Requests => going.request(request, upgrade).await,
+            Carry::Connections => going.connect(request, upgrade).await,
         }
     }
 }
@@ -189,7 +189,7 @@ struct Going<'w> {
 
 impl Going<'_> {
     /// As a request, where the wire to the agent is HTTP itself.
-    async fn as_request(
+    async fn request(
         self,
         mut request: Request<ClientBody>,
         upgrade: Option<(Wanted, OnUpgrade)>,
@@ -226,7 +226,7 @@ impl Going<'_> {
     }
 
     /// On a connection to the origin, where the agent takes those.
-    async fn by_connection(
+    async fn connect(
         mut self,
         mut request: Request<ClientBody>,
         upgrade: Option<(Wanted, OnUpgrade)>,

@@ -64,6 +64,7 @@ mod serve;
 mod streams;
 mod tls;
 mod web_hosts;
+mod web_https;
 mod web_names;
 mod web_smuggling;
 mod web_streams;
