@@ -10,10 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 
-use crate::{
-    carrier::Declined,
-    session::{BoxStream, SessionGone},
-};
+use crate::session::{BoxStream, SessionGone};
 
 /// A session whose wire is HTTP.
 pub trait Requests: Send + Sync {
@@ -30,13 +27,15 @@ pub trait Requests: Send + Sync {
 
 /// A request that was sent. Dropping it before both sides have finished aborts it.
 pub trait Exchange: Send {
-    /// Ready with the answer's head. [`Untouched`](Declined::Untouched): the agent has certainly done nothing with it, and another
-    /// one may be asked.
-    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<()>, Declined>>;
+    /// Ready with the answer's head. Not asked again then.
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<()>, Unanswered>>;
 
     /// Ready once something can be said, with how many bytes, up to as many as are `wanted`. An error means that the agent wants to
     /// hear no more; its answer may still come, and is whole if it says so.
     fn poll_room(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<usize>>;
+
+    /// Ready once the agent wants to hear no more, though nothing is to be said right now.
+    fn poll_unwanted(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
     /// Says this, for which there is room.
     fn say(&mut self, bytes: Bytes) -> io::Result<()>;
@@ -56,6 +55,20 @@ pub trait Exchange: Send {
 
     /// The bytes of a connection from here on: for an extended CONNECT that was answered with success.
     fn into_stream(self: Box<Self>) -> BoxStream;
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unanswered {
+    /// The agent has certainly done nothing with the request: another one may be asked.
+    #[error("the agent did not look at the request")]
+    Untouched,
+    /// It has broken off: nobody knows what it did.
+    #[error("the agent aborted the request")]
+    Aborted,
+    /// Its connection is gone: nobody knows what it did.
+    #[error("the agent's connection was lost")]
+    Lost,
 }
 
 /// An exchange whose kind is known at run time only.

@@ -82,6 +82,8 @@ pub mod tunnels;
 pub mod uplink;
 #[cfg(feature = "serve")]
 mod watch;
+#[cfg(feature = "serve")]
+pub mod web;
 
 #[cfg(feature = "serve")]
 pub use lease::Lease;

@@ -1,5 +1,8 @@
 //! A connection, plain or by TLS.
 
+#[cfg(feature = "serve")]
+pub(crate) mod encrypted;
+
 use std::{
     io,
     pin::Pin,
@@ -12,16 +15,19 @@ use tokio::{
 };
 use tokio_rustls::TlsStream;
 
+use crate::replay::Replay;
+
 /// A connection, plain or by TLS. Shutting it down says goodbye in TLS, too; one that is merely dropped, or lost, does not,
 /// and whoever reads then gets an error and no end.
 #[derive(Debug)]
 pub(crate) enum Link {
     Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    /// What was read before it was known to be TLS is below the TLS.
+    Tls(Box<TlsStream<Replay<TcpStream>>>),
 }
 
 impl Link {
-    pub(crate) fn tls(stream: impl Into<TlsStream<TcpStream>>) -> Self {
+    pub(crate) fn tls(stream: impl Into<TlsStream<Replay<TcpStream>>>) -> Self {
         Self::Tls(Box::new(stream.into()))
     }
 
@@ -29,7 +35,7 @@ impl Link {
     pub(crate) fn socket(&self) -> &TcpStream {
         match self {
             Self::Plain(socket) => socket,
-            Self::Tls(stream) => stream.get_ref().0,
+            Self::Tls(stream) => stream.get_ref().0.get_ref(),
         }
     }
 }

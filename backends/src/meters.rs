@@ -28,6 +28,8 @@ pub struct Meters {
     dial_ins_refused: Labelled,
     door_waiting: Gauge,
     door_refused: Labelled,
+    door_idle: Gauge,
+    door_idle_closed: Labelled,
     handshakes: Histogram,
     streams_taken: Histogram,
     requests: Family<[(&'static str, &'static str); 2], Counter>,
@@ -59,6 +61,8 @@ impl Default for Meters {
             dial_ins_refused: all("reason", &DialInRefused::ALL.map(DialInRefused::label)),
             door_waiting: Gauge::default(),
             door_refused: all("reason", &DoorRefused::ALL.map(DoorRefused::label)),
+            door_idle: Gauge::default(),
+            door_idle_closed: all("reason", &IdleClosed::ALL.map(IdleClosed::label)),
             handshakes: Histogram::new(SECONDS),
             streams_taken: Histogram::new(SECONDS),
             requests,
@@ -93,6 +97,16 @@ impl Meters {
             "tunnel_door_refused",
             "Connections at the one port that went without having shown what they are, by reason",
             self.door_refused.clone(),
+        );
+        to.register(
+            "tunnel_door_idle",
+            "Connections of web clients at the one port that are between requests",
+            self.door_idle.clone(),
+        );
+        to.register(
+            "tunnel_door_idle_closed",
+            "Connections at the one port that were closed between requests, by reason",
+            self.door_idle_closed.clone(),
         );
         to.register_with_unit(
             "tunnel_agent_handshake",
@@ -154,6 +168,15 @@ impl Meters {
         self.door_refused.get_or_create(&[("reason", why.label())]).inc();
     }
 
+    /// A web client's connection is between requests until the value is dropped.
+    pub(crate) fn idles_at_the_door(&self) -> Waits {
+        Waits::new(&self.door_idle)
+    }
+
+    pub(crate) fn idle_closed(&self, why: IdleClosed) {
+        self.door_idle_closed.get_or_create(&[("reason", why.label())]).inc();
+    }
+
     pub(crate) fn agent_joined(&self, after: Duration) {
         self.handshakes.observe(after.as_secs_f64());
     }
@@ -180,7 +203,7 @@ impl Meters {
     }
 }
 
-/// One that is counted as waiting.
+/// One that is counted as waiting, or as idle.
 #[derive(Debug)]
 pub(crate) struct Waits(Gauge);
 
@@ -282,6 +305,26 @@ impl DoorRefused {
             Self::Tls => "tls",
             Self::Plain => "plain",
             Self::Gone => "gone",
+        }
+    }
+}
+
+/// Why a connection is closed that made no more requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum IdleClosed {
+    /// It made room for another one.
+    Evicted,
+    /// It made none for too long.
+    Timeout,
+}
+
+impl IdleClosed {
+    const ALL: [Self; 2] = [Self::Evicted, Self::Timeout];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Evicted => "evicted",
+            Self::Timeout => "timeout",
         }
     }
 }

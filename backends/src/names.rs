@@ -6,6 +6,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tunnel_api::{Host, Owner, TunnelError};
 
 use crate::{
@@ -32,6 +33,8 @@ pub struct Named {
     pub spoken: Spoken,
     /// The way to its agents.
     pub uplink: Uplink,
+    /// For clients that wait for an agent.
+    waiting: Arc<Semaphore>,
 }
 
 /// What the clients of a name speak with the server.
@@ -41,6 +44,17 @@ pub enum Spoken {
     Http,
     /// TLS, of which nothing but the name is read here.
     Tls,
+}
+
+impl Named {
+    /// A place among those of its clients that wait for an agent, once there is one: each of them costs a descriptor and a task.
+    pub(crate) async fn place_to_wait(&self) -> OwnedSemaphorePermit {
+        match self.waiting.clone().acquire_owned().await {
+            Ok(place) => place,
+            // It is never closed.
+            Err(_) => std::future::pending().await,
+        }
+    }
 }
 
 impl Names {
@@ -61,9 +75,9 @@ impl Names {
         self.read().get(host).cloned()
     }
 
-    /// Whether nobody but a tunnel could have this host.
+    /// Whether nobody but a tunnel could have this host: it is in the domain, and not one of the server's own.
     pub fn has_in_domain(&self, host: &Host) -> bool {
-        self.label(host).is_some()
+        self.label(host).is_some() && !self.reserved.contains(host)
     }
 
     /// A name in full: one without dots is one in the domain.
@@ -87,13 +101,15 @@ impl Names {
         self.quarantine.is_kept_for(owner, Claim::Host(self.in_full(name)))
     }
 
-    /// Takes this name, or one that nobody can guess, for a tunnel of this owner's. Its clients are found by it at once.
+    /// Takes this name, or one that nobody can guess, for a tunnel of this owner's. Its clients are found by it at once; so many of
+    /// them may wait for an agent.
     pub(crate) fn claim(
         self: &Arc<Self>,
         wanted: Option<&Host>,
         owner: &Owner,
         spoken: Spoken,
         uplink: Uplink,
+        waiting_clients: usize,
     ) -> Result<NameLease, TunnelError> {
         let host = match wanted {
             Some(name) => self.allowed(name, owner)?,
@@ -102,7 +118,8 @@ impl Names {
         match self.write().entry(host.clone()) {
             Entry::Occupied(_) => Err(TunnelError::AddressTaken { address: format!("the name {host}") }),
             Entry::Vacant(entry) => {
-                entry.insert(Arc::new(Named { host: host.clone(), spoken, uplink }));
+                let waiting = Arc::new(Semaphore::new(waiting_clients));
+                entry.insert(Arc::new(Named { host: host.clone(), spoken, uplink, waiting }));
                 Ok(NameLease { names: self.clone(), host })
             }
         }

@@ -42,6 +42,8 @@ use tokio_util::sync::CancellationToken;
 pub use duplex::{BoxDuplex, Duplex};
 use flow::{Broken, Flow, FlowState};
 pub use pace::{Bucket, Pace};
+#[cfg(feature = "serve")]
+pub(crate) use pace::{Queue, Toll};
 
 /// Relays between `client` and `agent`, no faster than `pace`, until both directions have ended, either side aborts, or
 /// `cancel` fires.
@@ -96,6 +98,24 @@ impl Progress {
     /// Bytes from the agent that the client's side has taken.
     pub fn to_client(&self) -> u64 {
         self.to_client.load(Ordering::Relaxed)
+    }
+
+    /// So many more were taken by the agent's side, of what no relay copies.
+    #[cfg(feature = "serve")]
+    pub(crate) fn add_to_agent(&self, bytes: usize) {
+        self.to_agent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// So many more were taken by the client's side.
+    #[cfg(feature = "serve")]
+    pub(crate) fn add_to_client(&self, bytes: usize) {
+        self.to_client.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// So many were not, after all.
+    #[cfg(feature = "serve")]
+    pub(crate) fn take_back_to_client(&self, bytes: usize) {
+        self.to_client.fetch_sub(bytes as u64, Ordering::Relaxed);
     }
 }
 

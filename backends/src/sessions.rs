@@ -9,11 +9,13 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use http::Request;
 use tokio::sync::{Semaphore, watch};
 use tunnel_api::{AgentLoss, What};
 
 use crate::{
     events::TunnelNews,
+    exchange::{BoxExchange, Requests},
     meters::Meters,
     presence::{Expiry, Lifetime, Presence},
     session::{BoxStream, Session, SessionGone},
@@ -286,6 +288,20 @@ impl Place {
             self.sessions.leave(self.key, AgentLoss::HungUp);
         }
         opened
+    }
+
+    /// What sends requests there, if anything can.
+    pub(crate) fn requests(&self) -> Option<&dyn Requests> {
+        self.session.requests()
+    }
+
+    /// Sends a request. A session that cannot is not asked again.
+    pub(crate) fn send(&self, head: Request<()>, ends: bool) -> Result<BoxExchange, SessionGone> {
+        let sent = self.requests().map_or(Err(SessionGone), |requests| requests.send(head, ends));
+        if sent.is_err() {
+            self.sessions.leave(self.key, AgentLoss::HungUp);
+        }
+        sent
     }
 
     /// Names the session, for [`take_other`](Sessions::take_other).

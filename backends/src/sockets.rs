@@ -61,6 +61,12 @@ pub fn reset_unless_finished(socket: &impl std::os::fd::AsFd) -> io::Result<()> 
     SockRef::from(socket).set_linger(Some(Duration::ZERO))
 }
 
+/// It is closed in order from now on: all that was written reaches the peer.
+#[cfg(feature = "serve")]
+pub(crate) fn finish(socket: &TcpStream) -> io::Result<()> {
+    SockRef::from(socket).set_linger(None)
+}
+
 /// Connects to `addr`, within `limit`.
 pub async fn connect(addr: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };

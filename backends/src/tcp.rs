@@ -84,7 +84,7 @@ impl TcpConfig {
             advertised: advertised("advertise.clients", self.advertise_clients),
             waiting_clients: self.waiting_clients,
         };
-        let names = self.names.iter().flat_map(NamedFronts::fronts);
+        let names = self.names.iter().flat_map(|names| names.fronts(self.waiting_clients));
         let fronts = std::iter::once(Arc::new(front) as Arc<dyn Front>).chain(names).collect();
         Composed {
             name: self.name.into(),

@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -12,7 +12,10 @@ use tokio::{net::TcpStream, time::interval};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tunnel_api::tls::{PemError, certificates, private_key, provider};
 
-use crate::files::{LOOK, Watched};
+use crate::{
+    files::{LOOK, Watched},
+    replay::Replay,
+};
 
 /// Where the certificates are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +61,23 @@ pub enum TlsError {
 pub struct ServerTls {
     files: TlsFiles,
     watched: Mutex<Watched>,
-    current: Mutex<Arc<ServerConfig>>,
+    current: Mutex<Arc<Configs>>,
+}
+
+/// With whom we shake hands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Audience {
+    /// Whoever may have a certificate to show.
+    Callers,
+    /// Nobody who would have one for us: they are not asked.
+    WebClients,
+}
+
+/// How, for each audience.
+#[derive(Debug)]
+struct Configs {
+    callers: Arc<ServerConfig>,
+    web_clients: Arc<ServerConfig>,
 }
 
 impl ServerTls {
@@ -66,16 +85,16 @@ impl ServerTls {
     pub fn load(files: TlsFiles) -> Result<Arc<Self>, TlsError> {
         let paths = [Some(&files.certificate), Some(&files.key), files.client_ca.as_ref()];
         let watched = Watched::new(paths.into_iter().flatten().map(PathBuf::as_path));
-        let config = config(&files)?;
-        Ok(Arc::new(Self { files, watched: Mutex::new(watched), current: Mutex::new(config) }))
+        let configs = configs(&files)?;
+        Ok(Arc::new(Self { files, watched: Mutex::new(watched), current: Mutex::new(configs) }))
     }
 
     /// Reads the files again, for the connections to come. Where they are no good, all stays as it is.
     pub fn reload(&self) -> Result<(), TlsError> {
         // Looked at first: what is no good is looked at again when it has changed, and said once.
         self.have_changed();
-        let config = config(&self.files)?;
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = config;
+        let configs = configs(&self.files)?;
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = configs;
         Ok(())
     }
 
@@ -102,21 +121,35 @@ impl ServerTls {
     }
 
     /// Shakes hands. The caller bounds the time. A handshake that fails gives the socket back, with the alert sent.
-    pub(crate) async fn accept(&self, socket: TcpStream) -> Result<TlsStream<TcpStream>, (io::Error, TcpStream)> {
-        let config = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    pub(crate) async fn accept(
+        &self,
+        socket: Replay<TcpStream>,
+        audience: Audience,
+    ) -> Result<TlsStream<Replay<TcpStream>>, (io::Error, Replay<TcpStream>)> {
+        let configs = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let config = match audience {
+            Audience::Callers => configs.callers.clone(),
+            Audience::WebClients => configs.web_clients.clone(),
+        };
         TlsAcceptor::from(config).accept(socket).into_fallible().await
     }
 }
 
-fn config(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
+fn configs(files: &TlsFiles) -> Result<Arc<Configs>, TlsError> {
+    let callers = config(files, files.client_ca.as_deref())?;
+    let web_clients = if files.client_ca.is_none() { callers.clone() } else { config(files, None)? };
+    Ok(Arc::new(Configs { callers, web_clients }))
+}
+
+fn config(files: &TlsFiles, client_ca: Option<&Path>) -> Result<Arc<ServerConfig>, TlsError> {
     let (chain, key) = (certificates(&files.certificate)?, private_key(&files.key)?);
     let unusable = |source| TlsError::Pair { certificate: files.certificate.clone(), key: files.key.clone(), source };
     let builder =
         ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().map_err(unusable)?;
-    let builder = match &files.client_ca {
+    let builder = match client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => {
-            let refused = |why: String| TlsError::ClientCa { path: path.clone(), why };
+            let refused = |why: String| TlsError::ClientCa { path: path.to_owned(), why };
             let mut roots = RootCertStore::empty();
             for certificate in certificates(path)? {
                 roots.add(certificate).map_err(|error| refused(error.to_string()))?;

@@ -1,24 +1,31 @@
 //! A tunnel's way to its agents: what fronts call to get a stream for a client, whatever the carrier.
 
+mod account;
+mod asking;
 mod opening;
+mod seeking;
+mod stream_io;
 
 use std::{
-    collections::HashMap,
     fmt,
     future::poll_fn,
     net::SocketAddr,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tunnel_api::{Carry, RequestEnded, StreamEnd, What};
 
-use self::opening::Opening;
+pub use self::asking::{Answer, AnswerBody, NoAnswer, UpgradedStream, WhileConnected};
+pub(crate) use self::stream_io::StreamIo;
+use self::{
+    account::{Account, Totals},
+    opening::{AfterHeard, Opening},
+    seeking::Seeking,
+};
 use crate::{
     clients::ClientFilter,
     events::TunnelNews,
@@ -74,6 +81,14 @@ pub struct UplinkTerms {
 pub struct Admitted {
     client: ClientInfo,
     counted: Permit,
+    progress: Arc<Progress>,
+}
+
+impl Admitted {
+    /// What goes each way for it, from now on.
+    pub fn progress(&self) -> Arc<Progress> {
+        self.progress.clone()
+    }
 }
 
 /// Why a client gets no stream.
@@ -92,55 +107,6 @@ pub enum NoStream {
     /// There are as many as may be.
     #[error(transparent)]
     LimitReached(#[from] Refused),
-}
-
-/// What went through an uplink in its life.
-#[derive(Debug, Default)]
-struct Totals {
-    streams: AtomicU64,
-    strangers: AtomicU64,
-    /// Clients that the tunnel was not for, or that were too many.
-    refused: AtomicU64,
-    /// Whether there was one that the tunnel was not for.
-    kept_out: AtomicBool,
-    bytes: Mutex<Bytes>,
-}
-
-/// Bytes of the streams that have ended, and the streams that have not.
-#[derive(Debug, Default)]
-struct Bytes {
-    to_agent: u64,
-    to_client: u64,
-    running: HashMap<u64, Arc<Progress>>,
-}
-
-impl Totals {
-    fn begin(&self) -> (u64, Arc<Progress>) {
-        let number = self.streams.fetch_add(1, Ordering::Relaxed) + 1;
-        let progress = Arc::new(Progress::default());
-        self.lock().running.insert(number, progress.clone());
-        (number, progress)
-    }
-
-    fn settle(&self, number: u64) {
-        let mut bytes = self.lock();
-        if let Some(progress) = bytes.running.remove(&number) {
-            bytes.to_agent += progress.to_agent();
-            bytes.to_client += progress.to_client();
-        }
-    }
-
-    fn bytes(&self) -> (u64, u64) {
-        let bytes = self.lock();
-        bytes.running.values().fold((bytes.to_agent, bytes.to_client), |(to_agent, to_client), progress| {
-            (to_agent + progress.to_agent(), to_client + progress.to_client())
-        })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Bytes> {
-        // Nothing panics while it is held.
-        self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Uplink {
@@ -171,7 +137,7 @@ impl Uplink {
     pub fn admit(&self, client: ClientInfo) -> Result<Admitted, NoStream> {
         let admitted = self.check_admitted(client).and_then(|()| {
             let counted = self.0.share.take(Counted::Streams)?;
-            Ok(Admitted { client, counted })
+            Ok(Admitted { client, counted, progress: Arc::default() })
         });
         self.count_refused(admitted)
     }
@@ -181,7 +147,7 @@ impl Uplink {
     ///
     /// Dropping the future gives up the place in the queue.
     pub async fn connect(&self, admitted: Admitted) -> Result<OpenStream, NoStream> {
-        let Admitted { client, counted } = admitted;
+        let Admitted { client, counted, progress } = admitted;
         let since = Instant::now();
         let deadline = since + self.0.terms.client_wait;
         tokio::select! {
@@ -190,9 +156,14 @@ impl Uplink {
             opened = timeout_at(deadline, self.open_somewhere(&client)) => {
                 let opened = self.count_refused(opened.map_err(|_| NoStream::NoAgent)?)?;
                 let opening = Opening::new(opened, client, self.0.sessions.clone(), (since, deadline));
-                Ok(OpenStream::new(self.clone(), client, opening, counted))
+                Ok(OpenStream::new(Account::begin(self, progress, counted), client, opening))
             }
         }
+    }
+
+    /// Whether it is the same tunnel's.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// What travels to the agents.
@@ -230,18 +201,10 @@ impl Uplink {
         Err(NoStream::KeptOut)
     }
 
-    /// Only who does not get a stream at once waits.
     async fn open_somewhere(&self, client: &ClientInfo) -> Result<(BoxStream, Place), NoStream> {
-        let sessions = &self.0.sessions;
-        while let Some(place) = sessions.take_at_once() {
-            if let Ok(io) = place.open(client).await {
-                return Ok((io, place));
-            }
-        }
-        let _counted = self.0.share.take(Counted::WaitingClients)?;
-        let _waits = self.meters().client_waits();
+        let mut seeking = Seeking::new(self);
         loop {
-            let place = sessions.take().await;
+            let place = seeking.next().await?;
             if let Ok(io) = place.open(client).await {
                 return Ok((io, place));
             }
@@ -342,67 +305,68 @@ pub struct OpenStream {
     client: ClientInfo,
     account: Account,
     since: Instant,
-}
-
-/// A running stream's entry in its uplink's totals; settled when this is dropped, however the stream went.
-struct Account {
-    uplink: Uplink,
-    number: u64,
-    progress: Arc<Progress>,
-    _counted: Permit,
-}
-
-impl Drop for Account {
-    fn drop(&mut self) {
-        self.uplink.0.totals.settle(self.number);
-    }
+    /// What the agent has said that is for the client still.
+    heard: Bytes,
 }
 
 impl OpenStream {
-    fn new(uplink: Uplink, client: ClientInfo, opening: Opening, counted: Permit) -> Self {
-        if uplink.0.terms.single_use {
-            uplink.retire();
-        }
-        let (number, progress) = uplink.0.totals.begin();
-        uplink.0.news.tell(|| What::ClientConnected { stream: number, client: client.client_addr });
-        Self {
-            opening,
-            client,
-            account: Account { uplink, number, progress, _counted: counted },
-            since: Instant::now(),
-        }
+    fn new(account: Account, client: ClientInfo, opening: Opening) -> Self {
+        let news = &account.uplink.0.news;
+        news.tell(|| What::ClientConnected { stream: account.number, client: client.client_addr });
+        Self { opening, client, account, since: Instant::now(), heard: Bytes::new() }
+    }
+
+    /// The same, to read from and to write to.
+    pub(crate) fn into_io(self) -> StreamIo {
+        StreamIo::new(self)
+    }
+
+    /// What goes through it, as it does.
+    pub(crate) fn progress(&self) -> Arc<Progress> {
+        self.account.progress.clone()
     }
 
     /// Relays until the stream ends, and reports how it did. Returns when its place is free again.
-    pub async fn relay(self, client: impl Duplex) {
-        let Self { mut opening, client: who, account, since } = self;
+    pub async fn relay(self, client: impl Duplex) -> StreamEnd {
+        let Self { mut opening, client: who, account, since, heard } = self;
         let inner = &*account.uplink.0;
         let run = async |stream: &mut dyn Duplex| {
             let relayed = relay(client, stream, &account.progress, &inner.pace, &inner.terms.relay, &inner.ended).await;
             let end = stream_end(relayed);
-            inner.news.meters().stream_ended(end);
-            inner.news.tell(|| What::ClientEnded {
-                stream: account.number,
-                client: who.client_addr,
-                end,
-                bytes_to_agent: account.progress.to_agent(),
-                bytes_to_client: account.progress.to_client(),
-                duration: since.elapsed(),
-            });
-            tracing::debug!(tunnel.id = %inner.news.id(), client.addr = %who.client_addr, ?end, "stream ended");
+            inner.tell_end(&account, who, end, since);
+            end
         };
         // Where nobody has to be asked, the relay has the connection itself.
-        if let Some((mut stream, _place)) = opening.settled() {
-            run(&mut stream).await;
+        if let Some((mut stream, _place)) = heard.is_empty().then(|| opening.settled()).flatten() {
+            let end = run(&mut stream).await;
             inner.unless_ended(poll_fn(|cx| stream.poll_gone(cx))).await;
-        } else {
-            run(&mut opening).await;
-            inner.unless_ended(poll_fn(|cx| opening.poll_gone(cx))).await;
+            return end;
         }
+        let end = if heard.is_empty() {
+            run(&mut opening).await
+        } else {
+            run(&mut AfterHeard { heard, opening: &mut opening }).await
+        };
+        inner.unless_ended(poll_fn(|cx| opening.poll_gone(cx))).await;
+        end
     }
 }
 
 impl Inner {
+    /// A client's stream is over.
+    fn tell_end(&self, account: &Account, who: ClientInfo, end: StreamEnd, since: Instant) {
+        self.news.meters().stream_ended(end);
+        self.news.tell(|| What::ClientEnded {
+            stream: account.number,
+            client: who.client_addr,
+            end,
+            bytes_to_agent: account.progress.to_agent(),
+            bytes_to_client: account.progress.to_client(),
+            duration: since.elapsed(),
+        });
+        tracing::debug!(tunnel.id = %self.news.id(), client.addr = %who.client_addr, ?end, "stream ended");
+    }
+
     /// A stream may take its time to go. When the tunnel is over nobody waits for it.
     async fn unless_ended(&self, gone: impl Future<Output = ()>) {
         self.ended.run_until_cancelled(gone).await;

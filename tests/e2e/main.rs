@@ -19,6 +19,30 @@ macro_rules! each_backend {
     };
 }
 
+/// Runs each of these tests by every way that requests come to agents.
+macro_rules! each_way {
+    ($($test:ident)+) => {
+        $(mod $test {
+            use tunnel_tests::web::Way;
+
+            #[tokio::test]
+            async fn requests() {
+                tunnel_tests::limit::within(super::$test(Way::Requests)).await;
+            }
+
+            #[tokio::test]
+            async fn connections() {
+                tunnel_tests::limit::within(super::$test(Way::Connections)).await;
+            }
+
+            #[tokio::test]
+            async fn tcp() {
+                tunnel_tests::limit::within(super::$test(Way::Tcp)).await;
+            }
+        })+
+    };
+}
+
 mod agents;
 mod arrivals;
 mod bad_input;
@@ -38,3 +62,8 @@ mod sdk;
 mod seen;
 mod streams;
 mod tls;
+mod web_hosts;
+mod web_names;
+mod web_smuggling;
+mod web_streams;
+mod web_upgrades;

@@ -15,3 +15,4 @@ pub mod origin;
 pub mod path;
 pub mod process;
 pub mod server;
+pub mod web;

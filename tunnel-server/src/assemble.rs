@@ -81,7 +81,13 @@ pub(crate) fn assemble(
         waiting_per_source: config.door.waiting_per_source,
         trusted_proxies: config.trusted_proxies.clone().into(),
         idle: config.door.idle,
+        keep_alive: config.door.keep_alive,
+        keep_alive_http2: config.door.keep_alive_http2,
+        kept_alive: seats(config.door.kept_alive, descriptors),
+        kept_alive_per_source: config.door.kept_alive_per_source,
+        unread: config.door.unread,
         meters: meters.clone(),
+        names: Some(names.clone()),
         tls: config.server_tls()?,
         encryption: encryption(config),
     };
@@ -115,7 +121,7 @@ fn encryption(config: &Config) -> Encryption {
     }
 }
 
-/// Silent connections at the door must make room before they have used up the descriptors of everybody else.
+/// Connections at the door that ask for nothing must make room before they have used up the descriptors of everybody else.
 fn seats(configured: usize, descriptors: Option<usize>) -> usize {
     configured.min(descriptors.map_or(usize::MAX, |descriptors| descriptors / 4)).max(1)
 }

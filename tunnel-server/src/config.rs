@@ -150,6 +150,19 @@ pub struct Door {
     /// How long a connection without a request is kept.
     #[serde(with = "humantime_serde")]
     pub idle: Duration,
+    /// How long a connection of HTTP/1.1 is kept between requests.
+    #[serde(with = "humantime_serde")]
+    pub keep_alive: Duration,
+    /// How long a web client's connection of HTTP/2 is kept while it has no request.
+    #[serde(with = "humantime_serde")]
+    pub keep_alive_http2: Duration,
+    /// Web clients' connections that are between requests, in all.
+    pub kept_alive: usize,
+    /// And from one source.
+    pub kept_alive_per_source: usize,
+    /// How long a client of HTTP/1.1 may take nothing of its answer.
+    #[serde(with = "humantime_serde")]
+    pub unread: Duration,
 }
 
 /// `[access_log]`: what is written down of the requests of web clients.
@@ -270,6 +283,11 @@ impl Default for Door {
             waiting: terms.waiting,
             waiting_per_source: terms.waiting_per_source,
             idle: terms.idle,
+            keep_alive: terms.keep_alive,
+            keep_alive_http2: terms.keep_alive_http2,
+            kept_alive: terms.kept_alive,
+            kept_alive_per_source: terms.kept_alive_per_source,
+            unread: terms.unread,
         }
     }
 }

@@ -14,6 +14,7 @@ use tunnel_backends::{
     sockets,
     tls::ServerTls,
     tunnels::Tunnels,
+    web::{Web, WebTerms},
 };
 
 use crate::{
@@ -119,6 +120,8 @@ impl Server {
         let (http, health) = rpc::build(backend.clone(), keyring.clone(), rpc::OwnHosts::new(config.own_hosts())).await;
         let tls = door.tls.clone();
         let http = audit.clone().at_the_door(gate.in_front_of(http));
+        // A tunnel's host is the tunnel's, whatever is asked of it.
+        let http = Web::new(names, WebTerms::default()).in_front_of(http);
         let door = Door::open(listener, door, http).map_err(cannot_listen)?;
         let admin = admin.map(|listener| Admin::open(listener, config.admin.allow.clone(), shown)).transpose();
         let admin = admin.map_err(cannot_listen)?;

@@ -25,8 +25,12 @@ mod stream;
 mod window;
 mod wire;
 
+#[cfg(feature = "serve")]
+mod caller;
 #[cfg(feature = "dial")]
 mod dial;
+#[cfg(feature = "serve")]
+mod exchange;
 #[cfg(feature = "serve")]
 mod gate;
 #[cfg(feature = "serve")]

@@ -3,7 +3,6 @@ use std::io;
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::LONGEST_HEAD;
 use crate::{link::Link, meters::DoorRefused};
 
 /// What a connection speaks.
@@ -39,6 +38,8 @@ pub(super) enum Refusal {
     Ended,
     #[error("it wants TLS, which is not configured")]
     NoTls,
+    #[error("what it says is no TLS")]
+    Malformed,
     #[error("no TLS with it")]
     Handshake(#[source] io::Error),
     #[error("it broke")]
@@ -50,7 +51,7 @@ impl Refusal {
         match self {
             Self::Unknown => DoorRefused::Unknown,
             Self::TooLong => DoorRefused::TooLong,
-            Self::NoTls | Self::Handshake(_) => DoorRefused::Tls,
+            Self::NoTls | Self::Malformed | Self::Handshake(_) => DoorRefused::Tls,
             Self::Ended | Self::Broken(_) => DoorRefused::Gone,
         }
     }
@@ -112,6 +113,9 @@ fn tell_settings(frames: &[u8]) -> Told {
     }
     if payload.len() < length { Told::MoreToCome } else { Told::Complete(Protocol::Http2) }
 }
+
+/// Of a request head, in bytes.
+pub(super) const LONGEST_HEAD: usize = 16 * 1024;
 
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const GRPC_WEB: &[u8] = b"application/grpc-web";

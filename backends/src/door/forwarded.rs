@@ -8,8 +8,7 @@ use ipnet::IpNet;
 ///
 /// `X-Forwarded-For` only: the proxies that people run add to it, and pass a client's own `Forwarded` on as it is.
 pub(super) fn origin(headers: &HeaderMap, peer: SocketAddr, trusted: &[IpNet]) -> SocketAddr {
-    let is_trusted = |ip: IpAddr| trusted.iter().any(|proxies| proxies.contains(&ip.to_canonical()));
-    if !is_trusted(peer.ip()) {
+    if !is_trusted(peer, trusted) {
         return peer;
     }
     let hops: Vec<&[u8]> =
@@ -19,11 +18,16 @@ pub(super) fn origin(headers: &HeaderMap, peer: SocketAddr, trusted: &[IpNet]) -
         // A hop that says nothing sensible hides those before it.
         let Some(hop) = address(hop) else { break };
         origin = hop;
-        if !is_trusted(hop.ip()) {
+        if !is_trusted(hop, trusted) {
             break;
         }
     }
     origin
+}
+
+/// Whether that is a proxy of ours.
+pub(super) fn is_trusted(addr: SocketAddr, trusted: &[IpNet]) -> bool {
+    trusted.iter().any(|proxies| proxies.contains(&addr.ip().to_canonical()))
 }
 
 /// An address, with its port or without one.

@@ -26,10 +26,12 @@ pub struct NamedFronts {
 
 impl NamedFronts {
     /// One for web clients, and one for clients that speak TLS with the agent.
-    pub fn fronts(&self) -> impl Iterator<Item = Arc<dyn Front>> {
-        [Spoken::Http, Spoken::Tls].into_iter().map(|spoken| {
-            let front =
-                NamedFront { names: self.names.clone(), spoken, port: self.port, is_encrypted: self.is_encrypted };
+    ///
+    /// So many clients of each name may wait for an agent.
+    pub fn fronts(&self, waiting_clients: usize) -> impl Iterator<Item = Arc<dyn Front>> {
+        [Spoken::Http, Spoken::Tls].into_iter().map(move |spoken| {
+            let Self { names, port, is_encrypted } = self.clone();
+            let front = NamedFront { names, spoken, port, is_encrypted, waiting_clients };
             Arc::new(front) as Arc<dyn Front>
         })
     }
@@ -46,6 +48,8 @@ pub struct NamedFront {
     pub port: u16,
     /// Whether web clients come by TLS.
     pub is_encrypted: bool,
+    /// How many clients of one tunnel may wait for an agent. The others wait where nobody has been accepted yet.
+    pub waiting_clients: usize,
 }
 
 impl NamedFront {
@@ -110,7 +114,7 @@ impl Front for NamedFront {
             let why = format!("names are at port {} here, not {port}; leave the port empty", self.port);
             return Err(TunnelError::invalid("address", why));
         }
-        let lease = self.names.claim(wanted.host.as_ref(), &caller.owner, self.spoken, uplink)?;
+        let lease = self.names.claim(wanted.host.as_ref(), &caller.owner, self.spoken, uplink, self.waiting_clients)?;
         self.check_reach(caller.peer_ip(), lease.host())?;
         Ok((self.address(lease.host().clone()), Lease::holding(lease)))
     }
@@ -121,6 +125,6 @@ impl Front for NamedFront {
         address: &PublicAddress,
         uplink: Uplink,
     ) -> Result<Lease, TunnelError> {
-        Ok(Lease::holding(self.names.claim(Some(address.host()), owner, self.spoken, uplink)?))
+        Ok(Lease::holding(self.names.claim(Some(address.host()), owner, self.spoken, uplink, self.waiting_clients)?))
     }
 }

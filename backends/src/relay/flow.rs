@@ -22,7 +22,7 @@ pub(super) struct Flow<'a> {
     held: Vec<u8>,
     written: usize,
     moved: &'a AtomicU64,
-    queue: Queue<'a>,
+    queue: Queue<&'a [Arc<Bucket>]>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

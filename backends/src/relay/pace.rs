@@ -22,6 +22,10 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, sleep_until},
 };
+#[cfg(feature = "serve")]
+use tokio_util::task::AbortOnDropHandle;
+#[cfg(feature = "serve")]
+use tracing::Instrument;
 
 /// How fast a relay may go, each way. The default is as fast as it can, which costs nothing. No bucket should be both ways':
 /// the directions of one stream would wake each other up.
@@ -89,20 +93,20 @@ impl Bucket {
 }
 
 /// One direction's way through its buckets.
-pub(super) struct Queue<'a> {
-    buckets: &'a [Arc<Bucket>],
+pub(crate) struct Queue<B> {
+    buckets: B,
     /// Its place, while it waits. On the heap, because few streams ever wait.
     waiting: Option<Pin<Box<dyn Future<Output = Turn> + Send>>>,
 }
 
-impl<'a> Queue<'a> {
-    pub(super) fn new(buckets: &'a [Arc<Bucket>]) -> Self {
+impl<B: AsRef<[Arc<Bucket>]>> Queue<B> {
+    pub(crate) fn new(buckets: B) -> Self {
         Self { buckets, waiting: None }
     }
 
     /// Whether there is anything to wait for at all.
-    pub(super) fn is_paced(&self) -> bool {
-        self.buckets.iter().any(|bucket| bucket.rate().is_some())
+    pub(crate) fn is_paced(&self) -> bool {
+        self.buckets.as_ref().iter().any(|bucket| bucket.rate().is_some())
     }
 
     pub(super) fn is_waiting(&self) -> bool {
@@ -110,12 +114,12 @@ impl<'a> Queue<'a> {
     }
 
     /// Ready when it may read once.
-    pub(super) fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
+    pub(crate) fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
         let waiting = match &mut self.waiting {
             Some(waiting) => waiting,
-            None => match Turn::at_once(self.buckets) {
+            None => match Turn::at_once(self.buckets.as_ref()) {
                 Some(turn) => return Poll::Ready(turn),
-                None => self.waiting.insert(Box::pin(Turn::wait(self.buckets.to_vec()))),
+                None => self.waiting.insert(Box::pin(Turn::wait(self.buckets.as_ref().to_vec()))),
             },
         };
         let turn = ready!(waiting.as_mut().poll(cx));
@@ -130,7 +134,7 @@ impl<'a> Queue<'a> {
 }
 
 /// The right to read once. While it is held nobody else reads.
-pub(super) struct Turn(Vec<(Arc<Bucket>, OwnedSemaphorePermit)>);
+pub(crate) struct Turn(Vec<(Arc<Bucket>, OwnedSemaphorePermit)>);
 
 impl Turn {
     fn at_once(buckets: &[Arc<Bucket>]) -> Option<Self> {
@@ -155,15 +159,52 @@ impl Turn {
     }
 
     /// How much may be read.
-    pub(super) fn most(&self) -> usize {
+    pub(crate) fn most(&self) -> usize {
         self.0.iter().map(|(bucket, _)| bucket.most()).min().unwrap_or(LARGEST_READ)
     }
 
+    /// Pays for as many of these as may go at once.
+    #[cfg(feature = "serve")]
+    fn pay_for(self, bytes: usize) -> usize {
+        let some = bytes.min(self.most());
+        self.pay(some);
+        some
+    }
+
     /// So much was read; the next one may.
-    pub(super) fn pay(self, bytes: usize) {
+    pub(crate) fn pay(self, bytes: usize) {
         for (bucket, _) in &self.0 {
             bucket.pay(bytes);
         }
+    }
+}
+
+/// Pays for what has been read already, for those who cannot wait before they read. They may also be polled when it pleases
+/// somebody else, so a turn is waited for by a task of its own, where it holds up nobody.
+#[cfg(feature = "serve")]
+#[derive(Debug, Default)]
+pub(crate) struct Toll(Option<AbortOnDropHandle<usize>>);
+
+#[cfg(feature = "serve")]
+impl Toll {
+    /// Ready with how many of so many bytes are paid for.
+    pub(crate) fn poll_paid(&mut self, cx: &mut Context<'_>, buckets: &[Arc<Bucket>], bytes: usize) -> Poll<usize> {
+        let waiting = match &mut self.0 {
+            Some(waiting) => waiting,
+            None if buckets.iter().all(|bucket| bucket.rate().is_none()) => return Poll::Ready(bytes),
+            None => match Turn::at_once(buckets) {
+                Some(turn) => return Poll::Ready(turn.pay_for(bytes)),
+                None => {
+                    let turn = Turn::wait(buckets.to_vec());
+                    let paid = tokio::spawn(async move { turn.await.pay_for(bytes) }.in_current_span());
+                    self.0.insert(AbortOnDropHandle::new(paid))
+                }
+            },
+        };
+        // It does not panic, and is not aborted while it is asked.
+        let paid = ready!(Pin::new(waiting).poll(cx)).unwrap_or(bytes);
+        self.0 = None;
+        Poll::Ready(paid.min(bytes))
     }
 }
 

@@ -11,6 +11,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use bytes::Bytes;
 use futures_util::{future::BoxFuture, task::noop_waker_ref};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -266,6 +267,59 @@ impl Duplex for Opening {
         if let Some(stream) = self.stream() {
             stream.finish_on_drop();
         }
+    }
+}
+
+/// A stream of which some has been read already, which comes first.
+pub(super) struct AfterHeard<'o> {
+    pub(super) heard: Bytes,
+    pub(super) opening: &'o mut Opening,
+}
+
+impl AsyncRead for AfterHeard<'_> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.heard.is_empty() {
+            return Pin::new(&mut *self.opening).poll_read(cx, buf);
+        }
+        let some = self.heard.len().min(buf.remaining());
+        buf.put_slice(&self.heard.split_to(some));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for AfterHeard<'_> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.opening).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.opening).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.opening).poll_shutdown(cx)
+    }
+}
+
+impl Duplex for AfterHeard<'_> {
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.heard.is_empty() { self.opening.poll_readable(cx) } else { Poll::Ready(Ok(())) }
+    }
+
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.opening.poll_sent(cx)
+    }
+
+    fn has_aborted(&mut self, cx: &mut Context<'_>) -> bool {
+        self.opening.has_aborted(cx)
+    }
+
+    fn abort_on_drop(&mut self) {
+        self.opening.abort_on_drop();
+    }
+
+    fn finish_on_drop(&mut self) {
+        self.opening.finish_on_drop();
     }
 }
 

@@ -161,6 +161,11 @@ impl Config {
         };
         above_zero("door.first_unit".to_owned(), self.door.first_unit.is_zero())?;
         above_zero("door.idle".to_owned(), self.door.idle.is_zero())?;
+        above_zero("door.keep_alive".to_owned(), self.door.keep_alive.is_zero())?;
+        above_zero("door.keep_alive_http2".to_owned(), self.door.keep_alive_http2.is_zero())?;
+        above_zero("door.kept_alive".to_owned(), self.door.kept_alive == 0)?;
+        above_zero("door.kept_alive_per_source".to_owned(), self.door.kept_alive_per_source == 0)?;
+        above_zero("door.unread".to_owned(), self.door.unread.is_zero())?;
         above_zero("door.waiting".to_owned(), self.door.waiting == 0)?;
         above_zero("door.waiting_per_source".to_owned(), self.door.waiting_per_source == 0)?;
         if let Some((key, why)) = self.limits.wrong() {

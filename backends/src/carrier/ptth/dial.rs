@@ -97,7 +97,7 @@ impl PtthDialler {
         if uri.scheme() == PTTH && !self.tls.is_demanded() {
             return Ok(Link::Plain(socket));
         }
-        Ok(Link::tls(self.tls.connect(socket, uri.host(), b"http/1.1").await?))
+        Ok(Link::tls(self.tls.connect(Replay::new(Bytes::new(), socket), uri.host(), b"http/1.1").await?))
     }
 }
 

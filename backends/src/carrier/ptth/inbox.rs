@@ -9,6 +9,8 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::task::noop_waker_ref;
 use h2::RecvStream;
+#[cfg(feature = "serve")]
+use http::HeaderMap;
 use tokio::io::ReadBuf;
 
 /// The streams of one session. Each holds it once, so they can be counted; their inboxes are known, so that what they hold can
@@ -123,11 +125,38 @@ impl Inbox {
                 self.ahead.pop_front();
             }
         }
+        self.release(given);
+        given
+    }
+
+    fn release(&mut self, given: usize) {
         if let Some(recv) = &mut self.recv {
             // Fails only where more is released than was received.
             let _ = recv.flow_control().release_capacity(given);
         }
-        given
+    }
+
+    /// Hands out the next piece itself: of one that was packed, no more than this at once.
+    #[cfg(feature = "serve")]
+    pub(super) fn take(&mut self, most: usize) -> Option<Bytes> {
+        let first = self.ahead.front_mut()?;
+        let piece = if first.len() > most { first.split_to(most) } else { self.ahead.pop_front()? };
+        self.release(piece.len());
+        Some(piece)
+    }
+
+    /// What the peer has said after its last byte. Asked once it has finished.
+    #[cfg(feature = "serve")]
+    pub(super) fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Option<HeaderMap>> {
+        let Some(recv) = &mut self.recv else { return Poll::Ready(None) };
+        // Where it fails, the stream was aborted by us.
+        recv.poll_trailers(cx).map(|trailers| trailers.ok().flatten())
+    }
+
+    /// Whether the peer has finished and nothing of what it said is left here.
+    #[cfg(feature = "serve")]
+    pub(super) fn is_heard(&self) -> bool {
+        self.end != End::Aborted && self.ahead.is_empty() && self.recv.as_ref().is_some_and(RecvStream::is_end_stream)
     }
 
     /// How the stream ended, once it is known to be dead: reads to its end what has arrived, which takes no room that it did

@@ -2,42 +2,39 @@
 
 use std::{
     future::poll_fn,
-    io,
     pin::Pin,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use async_trait::async_trait;
 use h2::{
-    Reason, RecvStream,
-    client::{Connection, ResponseFuture, SendRequest},
+    Reason,
+    client::{Connection, SendRequest},
 };
-use http::{Method, Request, Response, StatusCode, Uri, header::FORWARDED};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, timeout_at},
-};
+use http::{Method, Request, Uri, header::FORWARDED};
+use tokio::time::{Instant, timeout_at};
 use tunnel_api::AgentLoss;
 
 use super::{
+    caller::CallerStream,
+    exchange::without_connection,
     forwarded::forwarded,
     gate::Entry,
     inbox::Streams,
     limits::{self, LAST_STREAM, MOST_STREAMS},
     pulse::{Pulse, SetWindow},
-    resets::{Resets, Turn},
+    resets::Resets,
     stream::{Chunk, H2Stream},
     wire::Wire,
 };
 use crate::{
-    carrier::Declined,
-    relay::Duplex,
+    exchange::{BoxExchange, Requests},
     replay::Replay,
-    session::{BoxStream, Session, SessionGone, SessionStream},
+    session::{BoxStream, Session, SessionGone},
     sessions::Membership,
     uplink::ClientInfo,
 };
@@ -213,27 +210,21 @@ struct PtthSession {
 #[async_trait]
 impl Session for PtthSession {
     async fn open(&self, client: &ClientInfo) -> Result<BoxStream, SessionGone> {
-        let streams = self.streams.upgrade().ok_or(SessionGone)?;
         let mut request = Request::new(());
         *request.method_mut() = Method::CONNECT;
         *request.uri_mut() = self.authority.clone();
         let forwarded = forwarded(client.client_addr, client.public_addr);
         // Addresses are fine header values.
         request.headers_mut().insert(FORWARDED, forwarded.parse().map_err(|_| SessionGone)?);
-        let (answer, send) = self.sender.clone().send_request(request, false).map_err(|_| SessionGone)?;
-        if send.stream_id().as_u32() >= LAST_STREAM {
-            self.is_worn_out.store(true, Ordering::Relaxed);
-        }
-        Ok(Box::new(CallerStream {
-            inner: H2Stream::new(send, streams.inbox(None), streams),
-            answer: Some(answer),
-            resets: self.resets.clone(),
-            turn: Turn::default(),
-        }))
+        Ok(Box::new(self.begin(request, Ends::Open)?))
     }
 
     fn room(&self) -> usize {
         self.room
+    }
+
+    fn requests(&self) -> Option<&dyn Requests> {
+        Some(self)
     }
 
     fn is_doubtful(&self) -> bool {
@@ -241,103 +232,37 @@ impl Session for PtthSession {
     }
 }
 
-/// A stream at the side that opened it.
-struct CallerStream {
-    inner: H2Stream,
-    /// Until it has come.
-    answer: Option<ResponseFuture>,
-    resets: Arc<Resets>,
-    turn: Turn,
-}
-
-impl SessionStream for CallerStream {
-    fn poll_accepted(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Declined>> {
-        let Some(answer) = &mut self.answer else { return Poll::Ready(Ok(())) };
-        let answer = ready!(Pin::new(answer).poll(cx));
-        self.answer = None;
-        Poll::Ready(match answer {
-            Ok(answer) => self.hear(cx, answer),
-            Err(error) if is_untouched(&error) => Err(Declined::Untouched),
-            Err(_) => Err(Declined::Refused),
-        })
+impl Requests for PtthSession {
+    fn send(&self, mut head: Request<()>, ends: bool) -> Result<BoxExchange, SessionGone> {
+        without_connection(head.headers_mut());
+        let ends = if ends { Ends::Whole } else { Ends::Open };
+        Ok(Box::new(self.begin(head, ends)?))
     }
 
-    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.inner.is_over() || self.inner.poll_reset(cx).is_ready() {
-            return Poll::Ready(());
+    fn takes_protocols(&self) -> bool {
+        self.sender.is_extended_connect_protocol_enabled()
+    }
+}
+
+/// Whether a head is all there is of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    Whole,
+    Open,
+}
+
+impl PtthSession {
+    fn begin(&self, head: Request<()>, ends: Ends) -> Result<CallerStream, SessionGone> {
+        let streams = self.streams.upgrade().ok_or(SessionGone)?;
+        let is_whole = ends == Ends::Whole;
+        let (answer, send) = self.sender.clone().send_request(head, is_whole).map_err(|_| SessionGone)?;
+        if send.stream_id().as_u32() >= LAST_STREAM {
+            self.is_worn_out.store(true, Ordering::Relaxed);
         }
-        ready!(self.resets.poll_turn(cx, &mut self.turn));
-        self.inner.reset();
-        Poll::Ready(())
-    }
-}
-
-impl CallerStream {
-    fn hear(&mut self, cx: &mut Context<'_>, answer: Response<RecvStream>) -> Result<(), Declined> {
-        let status = answer.status();
-        self.inner.begin_to_read(answer.into_body());
-        if status.is_success() {
-            return Ok(());
+        let mut stream = H2Stream::new(send, streams.inbox(None), streams);
+        if is_whole {
+            stream.say_nothing();
         }
-        if self.inner.has_finished(cx) {
-            // Nothing has to be aborted, so no reset is spent.
-            self.inner.end_unheard();
-        } else {
-            self.inner.abort_on_drop();
-        }
-        Err(if status == StatusCode::SERVICE_UNAVAILABLE { Declined::Untouched } else { Declined::Refused })
-    }
-}
-
-/// The agent has certainly done nothing with the stream: it said so (RFC 9113, 8.7), or the stream is above the last one that
-/// it named in its goodbye.
-fn is_untouched(error: &h2::Error) -> bool {
-    error.is_remote() && (error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM))
-}
-
-impl Drop for CallerStream {
-    fn drop(&mut self) {
-        // Not finished, as the agent's streams are when they are dropped: nobody has said so.
-        if !self.inner.is_over() {
-            self.inner.abort_on_drop();
-        }
-    }
-}
-
-impl AsyncRead for CallerStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for CallerStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
-}
-
-impl Duplex for CallerStream {
-    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.inner.poll_readable(cx)
-    }
-
-    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.inner.poll_sent(cx)
-    }
-
-    fn has_aborted(&mut self, cx: &mut Context<'_>) -> bool {
-        self.inner.has_aborted(cx)
-    }
-
-    fn abort_on_drop(&mut self) {
-        self.inner.abort_on_drop();
+        Ok(CallerStream::new(stream, answer, self.resets.clone()))
     }
 }

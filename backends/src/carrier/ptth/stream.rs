@@ -17,6 +17,8 @@ use futures_util::task::AtomicWaker;
 #[cfg(feature = "serve")]
 use h2::RecvStream;
 use h2::{Reason, SendStream};
+#[cfg(feature = "serve")]
+use http::HeaderMap;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     task::coop,
@@ -47,6 +49,54 @@ impl H2Stream {
     #[cfg(feature = "serve")]
     pub(super) fn begin_to_read(&mut self, recv: RecvStream) {
         self.inbox.lock().begin(recv);
+    }
+
+    /// Nothing will be said: the stream was opened and finished in one.
+    #[cfg(feature = "serve")]
+    pub(super) fn say_nothing(&mut self) {
+        self.told_end = true;
+    }
+
+    /// Ready with how many bytes may be said now, up to as many as are wanted.
+    pub(super) fn poll_room(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<usize>> {
+        let mut room = self.send.capacity();
+        if room == 0 {
+            self.send.reserve_capacity(wanted);
+            room = match ready!(self.send.poll_capacity(cx)) {
+                Some(Ok(room)) => room,
+                Some(Err(_)) | None => return Poll::Ready(Err(self.write_error(cx))),
+            };
+        }
+        Poll::Ready(Ok(room.min(wanted)))
+    }
+
+    /// Says this, for which there is room.
+    pub(super) fn say(&mut self, bytes: Bytes) -> Result<(), h2::Error> {
+        self.send.send_data(self.outbox.chunk(bytes), false)
+    }
+
+    /// Ends our direction, with these trailers if there are any.
+    #[cfg(feature = "serve")]
+    pub(super) fn finish(&mut self, trailers: Option<HeaderMap>) -> Result<(), h2::Error> {
+        if std::mem::replace(&mut self.told_end, true) {
+            return Ok(());
+        }
+        match trailers {
+            Some(trailers) => self.send.send_trailers(trailers),
+            None => self.send.send_data(self.outbox.chunk(Bytes::new()), true),
+        }
+    }
+
+    /// What the peer has said: for those who take it piece by piece.
+    #[cfg(feature = "serve")]
+    pub(super) fn inbox(&self) -> &SharedInbox {
+        &self.inbox
+    }
+
+    /// Whether our direction has been ended.
+    #[cfg(feature = "serve")]
+    pub(super) fn has_told_end(&self) -> bool {
+        self.told_end && !self.is_aborting
     }
 
     /// Whether the peer has said all it will, as far as that has come.
@@ -110,18 +160,9 @@ impl AsyncWrite for H2Stream {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        let mut room = self.send.capacity();
-        if room == 0 {
-            self.send.reserve_capacity(buf.len());
-            room = match ready!(self.send.poll_capacity(cx)) {
-                Some(Ok(room)) => room,
-                Some(Err(_)) | None => return Poll::Ready(Err(self.write_error(cx))),
-            };
-        }
+        let some = ready!(self.poll_room(cx, buf.len()))?;
         coop.made_progress();
-        let some = buf.len().min(room);
-        let chunk = self.outbox.chunk(Bytes::copy_from_slice(&buf[..some]));
-        match self.send.send_data(chunk, false) {
+        match self.say(Bytes::copy_from_slice(&buf[..some])) {
             Ok(()) => Poll::Ready(Ok(some)),
             Err(_) => Poll::Ready(Err(self.write_error(cx))),
         }

@@ -10,7 +10,6 @@ use http::{
 };
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
-use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout_at};
 use tower::{ServiceExt, service_fn, util::BoxCloneSyncService};
 use tracing::Instrument;
@@ -22,10 +21,7 @@ use super::{
     resets::RESETS_A_SECOND,
     session,
 };
-use crate::{
-    door::{Arrival, HttpBody, HttpService},
-    replay::Replay,
-};
+use crate::door::{self, Arrival, HttpBody, HttpService};
 
 impl Gate {
     /// What answers at the door: PTTH's requests here, all others by `http`.
@@ -85,12 +81,11 @@ impl Gate {
 /// From the 101 on.
 async fn go_on(upgraded: OnUpgrade, entry: Entry, resets: u32, deadline: Instant) {
     let io = match timeout_at(deadline, upgraded).await {
-        Ok(Ok(upgraded)) => upgraded.downcast::<TokioIo<Replay>>(),
+        Ok(Ok(upgraded)) => door::connection_of(upgraded),
         _ => return tracing::debug!(agent.addr = %entry.addr, "agent gone before its upgrade"),
     };
     // Every connection at the door is one of these.
-    let Ok(parts) = io else { return tracing::error!("a connection of another kind was upgraded") };
-    let io = parts.io.into_inner().put_back(&parts.read_buf);
+    let Some(io) = io else { return tracing::error!("a connection of another kind was upgraded") };
     session::serve(io, entry, resets, deadline).await;
 }
 

@@ -1,0 +1,355 @@
+//! Web clients at the door: each request goes where its host says, whatever else came on its connection. A tunnel's host goes to
+//! the tunnel's agents, whatever the path; what is nobody's in the domain gets a page; everything else is the server's own.
+//!
+//! Where to read: [`host`] says whose a request is, [`headers`] what it is on the other side. Over a wire that is HTTP it goes as
+//! it is (`requests` below), otherwise by HTTP/1.1 on a connection to the origin ([`connections`]); what becomes a connection goes
+//! on in [`upgrades`]. [`visit`] counts, and [`pages`] is what is answered where no agent answers.
+
+mod connections;
+mod headers;
+mod host;
+pub(crate) mod pages;
+mod upgrades;
+mod visit;
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use http::{
+    Method, Request, Response, StatusCode, Uri, Version,
+    header::{CONTENT_LENGTH, HOST, UPGRADE},
+    uri::PathAndQuery,
+};
+use http_body_util::Empty;
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper_util::rt::TokioIo;
+use tokio_util::task::TaskTracker;
+use tower::{ServiceExt, service_fn, util::BoxCloneSyncService};
+use tunnel_api::{Carry, ConnectionAddrs, StreamEnd};
+
+use self::{
+    connections::{Kept, NotAsked},
+    headers::Asker,
+    host::{Ambiguous, Named},
+    pages::{Page, Reader},
+    upgrades::Wanted,
+    visit::{AnswerBody, ClientBody, Visit},
+};
+use crate::{
+    door::{HttpBody, HttpService, Newcomer, Proxy, ServerName},
+    names::{Names, Spoken},
+    uplink::{Answer, ClientInfo, NoAnswer, NoStream, StreamIo, Uplink},
+};
+
+/// What answers the requests to tunnels' hosts.
+#[derive(Debug)]
+pub struct Web {
+    names: Arc<Names>,
+    terms: WebTerms,
+    /// Connections to origins, and what requests have become.
+    tasks: TaskTracker,
+}
+
+/// How web clients are served.
+#[derive(Debug, Clone)]
+pub struct WebTerms {
+    /// How long a client may stop in the middle of a request's body that has an end.
+    pub body_patience: Duration,
+    /// Whether it is told what was asked for after the path's `?`, which may be secret.
+    pub tells_queries: bool,
+}
+
+impl Default for WebTerms {
+    fn default() -> Self {
+        Self { body_patience: Duration::from_secs(60), tells_queries: false }
+    }
+}
+
+impl Web {
+    /// For tunnels with these names.
+    pub fn new(names: Arc<Names>, terms: WebTerms) -> Self {
+        Self { names, terms, tasks: TaskTracker::new() }
+    }
+
+    /// What answers at the door: the requests to tunnels' hosts here, all others by `http`.
+    pub fn in_front_of(self, http: HttpService) -> HttpService {
+        let web = Arc::new(self);
+        BoxCloneSyncService::new(service_fn(move |request: Request<Incoming>| {
+            let (web, http) = (web.clone(), http.clone());
+            async move {
+                match web.route(&request) {
+                    Ok(Some(guest)) => Ok::<_, Infallible>(web.serve(request, guest).await),
+                    Ok(None) => http.oneshot(request).await,
+                    Err(page) => Ok(page.answer(Reader::of(&request))),
+                }
+            }
+        }))
+    }
+
+    /// Whose a request is, if it is a tunnel's.
+    fn route(&self, request: &Request<Incoming>) -> Result<Option<Guest>, Page> {
+        let named = host::named(request).map_err(Page::Ambiguous)?;
+        host::check_length(request.headers()).map_err(Page::Ambiguous)?;
+        let Some(named) = named else { return Ok(None) };
+        let Some(tunnel) = self.names.find(&named.host) else {
+            let is_nobodys = self.names.has_in_domain(&named.host);
+            return if is_nobodys { Err(Page::Unknown(named.host.to_string())) } else { Ok(None) };
+        };
+        if tunnel.spoken == Spoken::Tls {
+            return Err(Page::NotHttp(named.host.to_string()));
+        }
+        let extensions = request.extensions();
+        let server_name = extensions.get::<ServerName>().and_then(|ServerName(name)| name.as_ref());
+        if server_name.is_some_and(|name| *name != named.host) {
+            return Err(Page::Misdirected);
+        }
+        // The door says both of every request.
+        let (Some(addrs), Some(newcomer)) = (extensions.get::<ConnectionAddrs>(), extensions.get::<Newcomer>()) else {
+            return Ok(None);
+        };
+        Ok(Some(Guest {
+            uplink: tunnel.uplink.clone(),
+            named,
+            addrs: *addrs,
+            proxy: extensions.get::<Proxy>().copied(),
+            newcomer: newcomer.clone(),
+        }))
+    }
+
+    async fn serve(&self, mut request: Request<Incoming>, guest: Guest) -> Response<HttpBody> {
+        let reader = Reader::of(&request);
+        let queries = self.terms.tells_queries;
+        let visit = Visit::new(guest.uplink.clone(), &guest.named.host, guest.addrs.peer, &request, queries);
+        if let Err(page) = check(&request) {
+            return refuse(visit, &page, StreamEnd::Finished, reader);
+        }
+        let wanted = Wanted::of(&request);
+        let upgrade = wanted.map(|wanted| (wanted, hyper::upgrade::on(&mut request)));
+        let body_patience = self.terms.body_patience;
+        let request = ClientBody::new(request, visit.tally().clone(), guest.newcomer.clone(), body_patience);
+        let going = Going { web: self, guest, visit, reader };
+        match going.guest.uplink.carry() {
+            Carry::Requests => going.as_request(request, upgrade).await,
+            Carry::Connections => going.by_connection(request, upgrade).await,
+        }
+    }
+}
+
+/// The answer to a request that should have been encrypted, where it is for a tunnel's host: it is sent there by TLS, unless it has
+/// said already what nobody should have heard.
+pub(crate) fn by_tls<B>(names: &Names, request: &Request<B>) -> Option<Response<HttpBody>> {
+    let named = host::named(request).ok()??;
+    names.find(&named.host).filter(|tunnel| tunnel.spoken == Spoken::Http)?;
+    let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
+    let port = named.port.filter(|port| *port != 80).map_or(String::new(), |port| format!(":{port}"));
+    let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
+    let url = is_safe.then(|| format!("https://{}{port}{path}", named.host));
+    Some(Page::ByTls(url).answer(Reader::of(request)))
+}
+
+/// A request that is a tunnel's.
+struct Guest {
+    uplink: Uplink,
+    named: Named,
+    addrs: ConnectionAddrs,
+    proxy: Option<Proxy>,
+    newcomer: Newcomer,
+}
+
+impl Guest {
+    fn client(&self) -> ClientInfo {
+        ClientInfo { client_addr: self.addrs.peer, public_addr: self.addrs.local }
+    }
+
+    fn asker(&self) -> Asker<'_> {
+        Asker {
+            client: self.addrs.peer,
+            public: self.addrs.local,
+            proxy: self.proxy.map(|Proxy(addr)| addr),
+            named: &self.named,
+            encrypted: self.addrs.encrypted,
+        }
+    }
+}
+
+/// What no tunnel is asked. (TRACE would show a page's script what is kept from it; Apache alone answers it today.)
+fn check<B>(request: &Request<B>) -> Result<(), Page> {
+    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+        return Err(Page::Method);
+    }
+    if request.uri().path() == "*" {
+        return Err(Page::Ambiguous(Ambiguous("the request is for the server as a whole")));
+    }
+    Ok(())
+}
+
+/// A request on its way.
+struct Going<'w> {
+    web: &'w Web,
+    guest: Guest,
+    visit: Visit,
+    reader: Reader,
+}
+
+impl Going<'_> {
+    /// As a request, where the wire to the agent is HTTP itself.
+    async fn as_request(
+        self,
+        mut request: Request<ClientBody>,
+        upgrade: Option<(Wanted, OnUpgrade)>,
+    ) -> Response<HttpBody> {
+        let Guest { uplink, newcomer, .. } = &self.guest;
+        let admitted = match uplink.admit(self.guest.client()) {
+            Ok(admitted) => admitted,
+            Err(why) => return self.refused(&why),
+        };
+        newcomer.welcome();
+        let asker = self.guest.asker();
+        headers::to_agent(request.headers_mut(), &asker);
+        request.headers_mut().remove(HOST);
+        match whole_uri(&asker, request.uri()) {
+            Some(uri) => *request.uri_mut() = uri,
+            None => return self.refuse(&Page::Ambiguous(UNREADABLE), StreamEnd::Finished),
+        }
+        let upgrade = upgrade.filter(|_| http_body::Body::is_end_stream(request.body()));
+        let (mut head, body) = request.into_parts();
+        let connect = upgrade.and_then(|(wanted, client)| Some((wanted.connect(&mut head)?, client)));
+        let Some((connect, client)) = connect else {
+            let answer = uplink.ask(admitted, Request::from_parts(head, body)).await;
+            return match answer {
+                Ok(answer) => self.answer(answer),
+                Err(why) => self.unanswered(why),
+            };
+        };
+        let answer = uplink.ask(admitted, Request::from_parts(head, Empty::new())).await;
+        match answer {
+            Ok(answer) if answer.status().is_success() => self.switch(answer, &connect, client),
+            Ok(answer) => self.answer(answer),
+            Err(why) => self.unanswered(why),
+        }
+    }
+
+    /// On a connection to the origin, where the agent takes those.
+    async fn by_connection(
+        mut self,
+        mut request: Request<ClientBody>,
+        upgrade: Option<(Wanted, OnUpgrade)>,
+    ) -> Response<HttpBody> {
+        headers::to_agent(request.headers_mut(), &self.guest.asker());
+        request.headers_mut().insert(HOST, self.guest.named.said.clone());
+        if let Some((wanted, _)) = &upgrade {
+            wanted.ask(request.headers_mut());
+        }
+        let Guest { uplink, newcomer, .. } = &self.guest;
+        let kept: Kept = newcomer.keep();
+        let mut answer = match connections::ask(uplink, self.guest.client(), request, &kept, &self.web.tasks).await {
+            Ok(answer) => answer,
+            Err(NotAsked::NoStream(why)) => return self.refused(&why),
+            Err(NotAsked::Broken(error)) => {
+                tracing::debug!(%error, "no answer from an origin");
+                return self.no_answer(NoAnswer::Aborted);
+            }
+        };
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return self.answer(answer);
+        }
+        let origin = hyper::upgrade::on(&mut answer);
+        let (head, body) = answer.into_parts();
+        let Some((_, client)) = upgrade else { return self.no_answer(NoAnswer::Aborted) };
+        body.became_something_else();
+        let Some(stream) = stream_of(origin).await else { return self.no_answer(NoAnswer::Aborted) };
+        self.visit.answered(head.status);
+        let (progress, protocol) = (stream.progress(), head.headers.get(UPGRADE).cloned());
+        upgrades::go_on(&self.web.tasks, client, self.visit, &progress.clone(), async move |client| {
+            (stream.relay(client).await, progress)
+        });
+        upgrades::switching(head.headers, protocol)
+    }
+
+    fn switch(mut self, answer: Answer, connect: &upgrades::Connect, client: OnUpgrade) -> Response<HttpBody> {
+        let (head, body) = answer.into_parts();
+        let Ok(stream) = body.into_stream() else { return self.no_answer(NoAnswer::Aborted) };
+        self.visit.answered(StatusCode::SWITCHING_PROTOCOLS);
+        let progress = stream.progress();
+        upgrades::go_on(&self.web.tasks, client, self.visit, &progress.clone(), async move |client| {
+            (stream.relay(client).await, progress)
+        });
+        connect.switching(head.headers)
+    }
+
+    /// What an agent has answered.
+    fn answer<B>(mut self, answer: Response<B>) -> Response<HttpBody>
+    where
+        B: http_body::Body<Data = bytes::Bytes> + Send + Unpin + 'static,
+        B::Error: Into<visit::BodyError>,
+    {
+        let (mut head, body) = answer.into_parts();
+        // Both are our own connection's.
+        (head.version, head.extensions) = (Version::default(), http::Extensions::new());
+        headers::to_client(&mut head.headers);
+        self.visit.answered(head.status);
+        let is_bodiless = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let length = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        let length = if is_bodiless || self.reader.is_head() { Some(0) } else { length };
+        let body = AnswerBody::new(body, self.visit, length, self.web.tasks.clone());
+        Response::from_parts(head, HttpBody::new(body))
+    }
+
+    fn unanswered(self, why: NoAnswer) -> Response<HttpBody> {
+        match why {
+            NoAnswer::NoStream(why) => self.refused(&why),
+            NoAnswer::NoUpgrades => self.refuse(&Page::NoUpgrade, StreamEnd::Finished),
+            why => self.no_answer(why),
+        }
+    }
+
+    /// It came to an agent, and nothing came back.
+    fn no_answer(self, why: NoAnswer) -> Response<HttpBody> {
+        if self.visit.tally().has_stalled() {
+            return self.refuse(&Page::TooSlow, StreamEnd::Stalled);
+        }
+        let host = self.guest.named.host.to_string();
+        match why {
+            NoAnswer::TunnelClosed => self.refuse(&Page::NoAgent(host), StreamEnd::TunnelClosed),
+            why => {
+                let by = self.visit.tally().broken_by();
+                let end = if by == StreamEnd::AbortedByAgent { why.end() } else { by };
+                self.refuse(&Page::NoAnswer, end)
+            }
+        }
+    }
+
+    /// It came to no agent.
+    fn refused(self, why: &NoStream) -> Response<HttpBody> {
+        let page = match why {
+            NoStream::KeptOut => Page::KeptOut,
+            NoStream::LimitReached(which) => Page::TooMany(which.to_string()),
+            NoStream::NoAgent | NoStream::Retired => Page::NoAgent(self.guest.named.host.to_string()),
+        };
+        self.refuse(&page, StreamEnd::Finished)
+    }
+
+    fn refuse(self, page: &Page, end: StreamEnd) -> Response<HttpBody> {
+        refuse(self.visit, page, end, self.reader)
+    }
+}
+
+fn refuse(mut visit: Visit, page: &Page, end: StreamEnd, reader: Reader) -> Response<HttpBody> {
+    let response = page.answer(reader);
+    visit.answered(response.status());
+    visit.ended(end);
+    response
+}
+
+/// What was asked for, as HTTP/2 has it.
+fn whole_uri(asker: &Asker<'_>, uri: &Uri) -> Option<Uri> {
+    let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    Uri::builder().scheme(asker.scheme()).authority(asker.named.said.as_bytes()).path_and_query(path).build().ok()
+}
+
+/// The stream below what an origin has agreed to.
+async fn stream_of(origin: OnUpgrade) -> Option<crate::uplink::OpenStream> {
+    let parts = origin.await.ok()?.downcast::<TokioIo<StreamIo>>().ok()?;
+    parts.io.into_inner().into_stream(parts.read_buf)
+}
+
+const UNREADABLE: Ambiguous = Ambiguous("the request's target is no URL");

@@ -1,0 +1,260 @@
+//! What a request's and an answer's head are on the other side. What is about one connection stays there (RFC 9110, 7.6.1), and the
+//! agent is told who asks for what, by whom it can believe.
+//!
+//! There is no `Via`, though RFC 9110 (7.6.3) wants one of gateways: nginx, by default, and IIS do not compress what they answer to
+//! a request that has it, and loops, which it is for, end at the tunnel's limit of streams.
+
+use std::net::SocketAddr;
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{
+        CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+        TRANSFER_ENCODING, UPGRADE,
+    },
+};
+
+use super::{host::Named, pages::TUNNEL_ERROR};
+
+/// Who asks, as the agent is told.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asker<'a> {
+    /// Where the client comes from.
+    pub(super) client: SocketAddr,
+    /// Where it connected to.
+    pub(super) public: SocketAddr,
+    /// A proxy of ours that it came through.
+    pub(super) proxy: Option<SocketAddr>,
+    /// Whom it asked.
+    pub(super) named: &'a Named,
+    pub(super) encrypted: bool,
+}
+
+impl Asker<'_> {
+    /// What it speaks.
+    pub(super) fn scheme(&self) -> &'static str {
+        if self.encrypted { "https" } else { "http" }
+    }
+
+    fn port(&self) -> u16 {
+        self.named.port.unwrap_or(if self.encrypted { 443 } else { 80 })
+    }
+}
+
+/// Makes a client's header fields the agent's.
+pub(super) fn to_agent(headers: &mut HeaderMap, asker: &Asker<'_>) {
+    let takes_trailers = has_token(headers, &TE, "trailers");
+    remove_hop_by_hop(headers);
+    // hyper answers it when the body is read.
+    headers.remove(EXPECT);
+    if takes_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    join_cookies(headers);
+    tell_who_asks(headers, asker);
+}
+
+/// Makes an agent's header fields the client's.
+pub(super) fn to_client(headers: &mut HeaderMap) {
+    remove_hop_by_hop(headers);
+    // It says that an answer is ours.
+    headers.remove(TUNNEL_ERROR);
+}
+
+/// `Forwarded` is ours alone: the proxies that people run pass on what a client wrote in it. What they write into `X-Forwarded-*`
+/// is kept where we were told to trust them, and their own address is added.
+fn tell_who_asks(headers: &mut HeaderMap, asker: &Asker<'_>) {
+    let Asker { client, public, proxy, named, .. } = *asker;
+    let said = named.said.to_str().unwrap_or_default();
+    let forwarded = format!("for=\"{client}\";by=\"{public}\";host=\"{said}\";proto={}", asker.scheme());
+    set(headers, FORWARDED, &forwarded);
+    let hops = headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
+    let hops = match proxy {
+        Some(proxy) => hops
+            .map(str::trim)
+            .filter(|hop| !hop.is_empty())
+            .map(str::to_owned)
+            .chain([proxy.ip().to_string()])
+            .collect(),
+        None => vec![client.ip().to_string()],
+    };
+    set(headers, FORWARDED_FOR, &hops.join(", "));
+    for (name, value) in
+        [(FORWARDED_HOST, said), (FORWARDED_PROTO, asker.scheme()), (FORWARDED_PORT, asker.port().to_string().as_str())]
+    {
+        if proxy.is_none() || !headers.contains_key(&name) {
+            set(headers, name, value);
+        }
+    }
+}
+
+fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    // It is made of addresses, and of a host that has been looked at.
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = tokens(headers, &CONNECTION).filter_map(|token| token.parse().ok()).collect();
+    // What says whose the request is and how long is no hop's, whoever says so.
+    for name in named.into_iter().filter(|name| *name != HOST && *name != CONTENT_LENGTH) {
+        headers.remove(name);
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// HTTP/2 may have them one by one, and HTTP/1.1 may not (RFC 9113, 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let cookies: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if cookies.len() < 2 {
+        return;
+    }
+    if let Ok(mut joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..])) {
+        joined.set_sensitive(true);
+        headers.insert(COOKIE, joined);
+    }
+}
+
+/// Whether it is among the members of this field.
+pub(super) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    tokens(headers, name).any(|other| other.eq_ignore_ascii_case(token))
+}
+
+fn tokens<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(str::trim).filter(|token| !token.is_empty())
+}
+
+const HOP_BY_HOP: [HeaderName; 9] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HeaderName::from_static("http2-settings"),
+];
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let pair = |(name, value): &(&'static str, &'static str)| {
+            (HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        fields.iter().map(pair).collect()
+    }
+
+    fn asked(fields: &[(&'static str, &'static str)], proxy: Option<&str>) -> HeaderMap {
+        let named = Named {
+            host: "blog.example".parse().unwrap(),
+            said: HeaderValue::from_static("Blog.example:8010"),
+            port: Some(8010),
+        };
+        let asker = Asker {
+            client: "192.0.2.1:7".parse().unwrap(),
+            public: "[2001:db8::1]:8010".parse().unwrap(),
+            proxy: proxy.map(|proxy| proxy.parse().unwrap()),
+            named: &named,
+            encrypted: true,
+        };
+        let mut headers = headers(fields);
+        to_agent(&mut headers, &asker);
+        headers
+    }
+
+    #[test]
+    fn what_is_about_one_connection_stays_there() {
+        let own = [
+            ("connection", "keep-alive, X-Mine, host, content-length"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("proxy-authorization", "Basic eDp5"),
+            ("te", "gzip"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "AAMAAABkAAQAAP__"),
+            ("expect", "100-continue"),
+            ("x-mine", "1"),
+        ];
+        let kept =
+            [("host", "blog.example"), ("content-length", "5"), ("trailer", "x-sum"), ("authorization", "Basic eDp5")];
+        let told = asked(&[&own[..], &kept].concat(), None);
+        for (name, _) in own {
+            assert!(!told.contains_key(name), "{name} went on");
+        }
+        for (name, value) in kept {
+            assert_eq!(told[name], value);
+        }
+    }
+
+    #[test]
+    fn whether_the_client_takes_trailers_goes_on() {
+        assert_eq!(asked(&[("te", "gzip, Trailers"), ("connection", "te")], None)["te"], "trailers");
+    }
+
+    #[test]
+    fn what_a_client_says_of_itself_is_not_believed() {
+        let told = asked(
+            &[
+                ("forwarded", "for=10.0.0.1"),
+                ("x-forwarded-for", "10.0.0.1"),
+                ("x-forwarded-host", "evil.example"),
+                ("x-forwarded-proto", "http"),
+                ("x-forwarded-port", "1"),
+            ],
+            None,
+        );
+        for (name, value) in [
+            ("forwarded", "for=\"192.0.2.1:7\";by=\"[2001:db8::1]:8010\";host=\"Blog.example:8010\";proto=https"),
+            ("x-forwarded-for", "192.0.2.1"),
+            ("x-forwarded-host", "Blog.example:8010"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-port", "8010"),
+        ] {
+            let values: Vec<_> = told.get_all(name).iter().collect();
+            assert_eq!(values, [value], "{name}");
+        }
+    }
+
+    #[test]
+    fn what_a_proxy_of_ours_says_is_kept_and_added_to() {
+        let told = asked(
+            &[
+                ("x-forwarded-for", "192.0.2.1"),
+                ("x-forwarded-for", "10.0.0.2"),
+                ("x-forwarded-proto", "http"),
+                ("forwarded", "for=203.0.113.9"),
+            ],
+            Some("10.0.0.1:5"),
+        );
+        assert_eq!(told["x-forwarded-for"], "192.0.2.1, 10.0.0.2, 10.0.0.1");
+        assert_eq!(told["x-forwarded-proto"], "http");
+        assert_eq!(told["x-forwarded-host"], "Blog.example:8010");
+        assert!(told["forwarded"].to_str().unwrap().starts_with("for=\"192.0.2.1:7\";"), "{told:?}");
+    }
+
+    #[test]
+    fn cookies_are_one_field() {
+        let told = asked(&[("cookie", "a=1"), ("cookie", "b=2")], None);
+        assert_eq!(told.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2"]);
+    }
+
+    #[test]
+    fn an_origin_does_not_pass_for_us() {
+        let mut told = headers(&[("tunnel-error", "no-agent"), ("alt-svc", "h3"), ("connection", "x-a"), ("x-a", "1")]);
+        to_client(&mut told);
+        assert_eq!(told.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["alt-svc"]);
+    }
+}
