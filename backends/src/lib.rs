@@ -33,6 +33,8 @@ pub mod files;
 #[cfg(feature = "serve")]
 pub mod front;
 #[cfg(feature = "serve")]
+mod grpc;
+#[cfg(feature = "serve")]
 pub mod hosts;
 #[cfg(feature = "serve")]
 mod lease;

@@ -1,13 +1,13 @@
 use std::{convert::Infallible, net::IpAddr};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
 use ipnet::IpNet;
 
 use super::HttpBody;
-use crate::sockets;
+use crate::{grpc::answer_type, sockets};
 
 /// Whose connections are encrypted, and whose need not be.
 #[derive(Debug, Clone)]
@@ -56,7 +56,7 @@ pub(super) enum Plain {
 
 /// What is answered to every request on a connection that should have been encrypted.
 pub(super) fn refusal(request: &Request<Incoming>) -> Response<HttpBody> {
-    if let Some(content_type) = called_by(request.headers()) {
+    if let Some(content_type) = answer_type(request.headers()) {
         return unauthenticated(content_type, request.version());
     }
     let text = Full::new(Bytes::from_static(REFUSAL.as_bytes()));
@@ -65,17 +65,6 @@ pub(super) fn refusal(request: &Request<Incoming>) -> Response<HttpBody> {
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     hang_up(&mut response, request.version());
     response
-}
-
-/// The content type of answers to a call, if this is one: of gRPC, or of gRPC-Web in either spelling.
-fn called_by(headers: &HeaderMap) -> Option<&'static str> {
-    let content_type = headers.get(header::CONTENT_TYPE)?.to_str().ok()?.to_ascii_lowercase();
-    let kind = content_type.strip_prefix("application/grpc")?;
-    Some(match kind.strip_prefix("-web") {
-        None => "application/grpc",
-        Some(spelling) if spelling.starts_with("-text") => "application/grpc-web-text+proto",
-        Some(_) => "application/grpc-web+proto",
-    })
 }
 
 /// A gRPC status without a message before it: headers alone.
@@ -122,21 +111,6 @@ mod tests {
     fn where_nothing_is_demanded_everybody_may_come_plain() {
         for peer in ["127.0.0.1", "192.0.2.1", "2001:db8::1"] {
             assert_eq!(Encryption::default().of_plain(peer.parse().unwrap()), Plain::Welcome, "{peer}");
-        }
-    }
-
-    #[test]
-    fn a_call_is_refused_in_what_it_speaks() {
-        let called_by = |text: &str| called_by(&HeaderMap::from_iter([(header::CONTENT_TYPE, text.parse().unwrap())]));
-        for (content_type, answer) in [
-            ("application/grpc", Some("application/grpc")),
-            ("application/grpc+proto", Some("application/grpc")),
-            ("application/grpc-web", Some("application/grpc-web+proto")),
-            ("Application/grpc-web+proto", Some("application/grpc-web+proto")),
-            ("application/grpc-web-text", Some("application/grpc-web-text+proto")),
-            ("text/plain", None),
-        ] {
-            assert_eq!(called_by(content_type), answer, "{content_type}");
         }
     }
 

@@ -14,7 +14,7 @@ use http::{
 use http_body_util::{BodyExt, Empty, Full};
 
 use super::host::Ambiguous;
-use crate::door::HttpBody;
+use crate::{door::HttpBody, grpc::answer_type};
 
 /// Why a request gets a page and not an agent's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +58,8 @@ enum Wants {
     Html,
     Json,
     Text,
-    Grpc,
+    /// With this content type.
+    Grpc(&'static str),
 }
 
 impl Reader {
@@ -82,8 +83,8 @@ impl Wants {
         let has = |name: HeaderName, what: &str| {
             headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).any(|value| value.contains(what))
         };
-        if has(CONTENT_TYPE, "application/grpc") {
-            Self::Grpc
+        if let Some(answer_type) = answer_type(headers) {
+            Self::Grpc(answer_type)
         } else if has(ACCEPT, "text/html") {
             Self::Html
         } else if has(ACCEPT, "json") {
@@ -107,7 +108,10 @@ impl Page {
     /// The answer to whoever reads it.
     pub(crate) fn answer(&self, reader: Reader) -> Response<HttpBody> {
         let text = self.text();
-        let mut response = if reader.wants == Wants::Grpc { grpc(&text) } else { text.response(reader) };
+        let mut response = match reader.wants {
+            Wants::Grpc(content_type) => grpc(&text, content_type),
+            _ => text.response(reader),
+        };
         let headers = response.headers_mut();
         headers.insert(TUNNEL_ERROR, HeaderValue::from_static(text.code));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -258,7 +262,7 @@ impl Text {
         let (media, body) = match reader.wants {
             Wants::Html => ("text/html; charset=utf-8", self.html()),
             Wants::Json => ("application/json", self.json()),
-            Wants::Text | Wants::Grpc => ("text/plain; charset=utf-8", self.plain()),
+            Wants::Text | Wants::Grpc(_) => ("text/plain; charset=utf-8", self.plain()),
         };
         let length = HeaderValue::from(body.len());
         let body = if reader.is_head { Bytes::new() } else { Bytes::from(body) };
@@ -301,10 +305,10 @@ impl Text {
 }
 
 /// A gRPC status without a message before it, which its callers are shown as such: headers alone.
-fn grpc(text: &Text) -> Response<HttpBody> {
+fn grpc(text: &Text, content_type: &'static str) -> Response<HttpBody> {
     let mut response = Response::new(HttpBody::new(Empty::new().map_err(|never: Infallible| match never {})));
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert("grpc-status", HeaderValue::from_static(grpc_status(text.status)));
     let message = percent_encoded(&format!("{}: {}", text.title, text.visitor));
     if let Ok(message) = HeaderValue::from_str(&message) {

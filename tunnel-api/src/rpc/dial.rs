@@ -60,7 +60,7 @@ impl Dialler {
         let Some(tls) = &self.tls else { return Ok(TokioIo::new(Wire::plain(socket, self.way))) };
         let stream = tls.connect_for_any(socket, &self.host, &[H2, HTTP1]).await?;
         if stream.get_ref().1.alpn_protocol() == Some(HTTP1) {
-            self.way.is_without_http2();
+            self.way.is_without_http2("the server chose HTTP/1.1 by ALPN");
             return Err(NoHttp2.into());
         }
         Ok(TokioIo::new(Wire::tls(stream, self.way)))

@@ -73,8 +73,7 @@ impl Chosen {
                     Err(error) if is::<NoHttp2>(error) || (!was_there && self.way.has_no_http2()) => error.to_string(),
                     _ => return Ok(answer?),
                 };
-                self.way.is_without_http2();
-                tracing::debug!(why, "HTTP/2 does not get through: calls go by gRPC-Web over HTTP/1.1");
+                self.way.is_without_http2(&why);
             }
             match self.http1.call(request()).await {
                 // Nothing was sent. Each time a connection that was there has gone, so this comes to an end.

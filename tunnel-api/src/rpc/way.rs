@@ -42,13 +42,17 @@ impl Way {
         self.known().http2 == Some(false)
     }
 
-    pub(super) fn is_without_http2(&self) {
-        self.known().http2 = Some(false);
+    pub(super) fn is_without_http2(&self, why: &str) {
+        let before = self.known().http2.replace(false);
+        if before != Some(false) {
+            tracing::debug!(why, "HTTP/2 does not get through: calls go by gRPC-Web over HTTP/1.1");
+        }
     }
 
     /// A connection of HTTP/2 is there as long as this is.
     pub(super) fn with_http2(&self) -> WithHttp2 {
         self.known().http2 = Some(true);
+        tracing::debug!("calls go by HTTP/2");
         WithHttp2(self.clone())
     }
 

@@ -67,10 +67,15 @@ impl Wire {
             }
             // HTTP/2 would only say that a frame has the wrong size.
             Some(&ALERT) => Err(no_http2("the server wants TLS; write https:// instead of http://")),
-            first => {
-                way.is_without_http2();
+            None => {
+                way.is_without_http2("whoever answers hung up at once");
                 self.state = State::Hopeless;
-                if first.is_none() { Ok(()) } else { Err(no_http2("whoever answers does not speak HTTP/2")) }
+                Ok(())
+            }
+            Some(_) => {
+                way.is_without_http2(OTHER);
+                self.state = State::Hopeless;
+                Err(no_http2(OTHER))
             }
         }
     }
@@ -78,7 +83,7 @@ impl Wire {
     /// Whoever hangs up before a word has done nothing of what we have asked: a server of HTTP/2 speaks before it acts.
     fn broke(&mut self, error: io::Error) -> io::Error {
         if let State::Hoping(way) = &self.state {
-            way.is_without_http2();
+            way.is_without_http2("whoever answers broke off at once");
             self.state = State::Hopeless;
         }
         error
@@ -146,6 +151,8 @@ impl Connection for Wire {
         Connected::new()
     }
 }
+
+const OTHER: &str = "whoever answers does not speak HTTP/2";
 
 /// By which a TLS record of this kind begins (RFC 8446, 5.1). No HTTP/2 server begins so, nor with anything but 0: its first frame
 /// would be SETTINGS of megabytes.
