@@ -65,6 +65,7 @@ pub(super) fn to_client(headers: &mut HeaderMap) {
 /// is kept where we were told to trust them, and their own address is added.
 fn tell_who_asks(headers: &mut HeaderMap, asker: &Asker<'_>) {
     let Asker { client, public, proxy, named, .. } = *asker;
+    headers_that_pass_for_ours(headers, proxy.is_some()).iter().for_each(|name| drop(headers.remove(name)));
     let said = named.said.to_str().unwrap_or_default();
     let forwarded = format!("for=\"{client}\";by=\"{public}\";host=\"{said}\";proto={}", asker.scheme());
     set(headers, FORWARDED, &forwarded);
@@ -86,6 +87,17 @@ fn tell_who_asks(headers: &mut HeaderMap, asker: &Asker<'_>) {
             set(headers, name, value);
         }
     }
+}
+
+/// What says who asks and is none of ours: other fields of this kind, of which each framework believes some, where no proxy of ours has
+/// come before; and whatever is spelled with `_` for `-`, which by CGI's rules, as in WSGI, Rack and PHP, is the same field.
+fn headers_that_pass_for_ours(headers: &HeaderMap, has_proxy: bool) -> Vec<HeaderName> {
+    let passes = |name: &&HeaderName| {
+        let spelled = name.as_str().replace('_', "-");
+        let is_kind = spelled.starts_with("x-forwarded-") || spelled == FORWARDED.as_str();
+        is_kind && (!has_proxy || spelled != name.as_str())
+    };
+    headers.keys().filter(passes).cloned().collect()
 }
 
 fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
@@ -243,6 +255,22 @@ mod tests {
         assert_eq!(told["x-forwarded-proto"], "http");
         assert_eq!(told["x-forwarded-host"], "Blog.example:8010");
         assert!(told["forwarded"].to_str().unwrap().starts_with("for=\"192.0.2.1:7\";"), "{told:?}");
+    }
+
+    #[test]
+    fn what_only_some_take_for_a_proxys_is_not_believed_either() {
+        let others = [
+            ("x-forwarded-ssl", "on"),
+            ("x-forwarded-prefix", "/x"),
+            ("x_forwarded_for", "10.0.0.1"),
+            ("x-forwarded_proto", "https"),
+        ];
+        let told = asked(&others, None);
+        let told: Vec<_> = others.iter().filter(|(name, _)| told.contains_key(*name)).collect();
+        assert!(told.is_empty(), "{told:?} went on");
+        let told = asked(&others, Some("10.0.0.1:5"));
+        let told: Vec<_> = others.iter().map(|(name, _)| *name).filter(|name| told.contains_key(*name)).collect();
+        assert_eq!(told, ["x-forwarded-ssl", "x-forwarded-prefix"]);
     }
 
     #[test]
