@@ -56,9 +56,28 @@ pub(super) fn to_agent(headers: &mut HeaderMap, asker: &Asker<'_>) {
 
 /// Makes an agent's header fields the client's.
 pub(super) fn to_client(headers: &mut HeaderMap) {
+    // What came in chunks is as long as they are, whatever else is said (RFC 9112, 6.3).
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
+    }
+    say_length_once(headers);
     remove_hop_by_hop(headers);
     // It says that an answer is ours.
     headers.remove(TUNNEL_ERROR);
+}
+
+/// A length that is said more than once, in one field or in several, is said once (RFC 9110, 8.6); and not at all where it is not the
+/// same one.
+fn say_length_once(headers: &mut HeaderMap) {
+    let lengths: Vec<String> = tokens(headers, &CONTENT_LENGTH).map(str::to_owned).collect();
+    if let [length, others @ ..] = &lengths[..]
+        && !others.is_empty()
+    {
+        headers.remove(CONTENT_LENGTH);
+        if others.iter().all(|other| other == length) {
+            set(headers, CONTENT_LENGTH, length);
+        }
+    }
 }
 
 /// `Forwarded` is ours alone: the proxies that people run pass on what a client wrote in it. What they write into `X-Forwarded-*`
@@ -271,6 +290,24 @@ mod tests {
         let told = asked(&others, Some("10.0.0.1:5"));
         let told: Vec<_> = others.iter().map(|(name, _)| *name).filter(|name| told.contains_key(*name)).collect();
         assert_eq!(told, ["x-forwarded-ssl", "x-forwarded-prefix"]);
+    }
+
+    #[test]
+    fn an_answer_is_as_long_as_it_is() {
+        let (length, chunked) = ("content-length", ("transfer-encoding", "chunked"));
+        for (fields, said) in [
+            (&[(length, "3"), chunked][..], None),
+            (&[(length, "5"), (length, "5")], Some("5")),
+            (&[(length, "5, 5")], Some("5")),
+            (&[(length, "5"), (length, "7")], None),
+            (&[(length, "5")], Some("5")),
+        ] {
+            let mut told = headers(&[]);
+            fields.iter().for_each(|(name, value)| drop(told.append(*name, HeaderValue::from_static(value))));
+            to_client(&mut told);
+            let told: Vec<_> = told.get_all(length).iter().collect();
+            assert_eq!(told, Vec::from_iter(said), "{fields:?}");
+        }
     }
 
     #[test]
