@@ -27,6 +27,7 @@ each_backend! {
     an_answer_of_an_app_that_fails_never_looks_complete
     a_local_service_is_at_a_name_and_a_page_while_it_is_down
     an_upgrade_goes_through_to_a_local_service_and_its_aborts_too
+    an_upgrade_that_a_local_service_ignores_is_a_request_as_any_other
     a_client_that_goes_is_an_abort_to_the_local_service
     the_owner_hears_of_requests
 }
@@ -123,6 +124,30 @@ async fn an_upgrade_goes_through_to_a_local_service_and_its_aborts_too(backend: 
     origin.set_zero_linger().unwrap();
     drop(origin);
     assert_eq!(hear_out(&mut client).await, (vec![], Ended::Reset));
+}
+
+async fn an_upgrade_that_a_local_service_ignores_is_a_request_as_any_other(backend: &str) {
+    let server = server().await;
+    let (service, _served, host) = pass(&server, backend).await;
+    let ignores = async {
+        let (mut service, _) = service.accept().await.unwrap();
+        for words in ["one", "two"] {
+            let head = hear_head(&mut service).await.unwrap();
+            assert_eq!(head.contains("\r\nupgrade: own\r\n"), words == "one", "{head}");
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n{words}");
+            service.write_all(answer.as_bytes()).await.unwrap();
+        }
+    };
+    let asks = async {
+        let upgrade = format!("GET / HTTP/1.1\r\nhost: {host}\r\nconnection: upgrade\r\nupgrade: own\r\n\r\n");
+        let mut client = say(&server, &format!("{upgrade}{}", get(&host, "/"))).await.unwrap();
+        for words in ["one", "two"] {
+            let (head, body) = hear_answer(&mut client).await.unwrap();
+            assert!(head.starts_with("HTTP/1.1 200 ") && body == words, "{head}{body}");
+            assert!(!head.contains("tunnel-"), "{head}");
+        }
+    };
+    tokio::join!(ignores, asks);
 }
 
 async fn a_client_that_goes_is_an_abort_to_the_local_service(backend: &str) {

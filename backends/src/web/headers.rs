@@ -15,6 +15,7 @@ use http::{
 };
 
 use super::{host::Named, pages::TUNNEL_ERROR};
+use crate::exchange::NOT_UPGRADED;
 
 /// Who asks, as the agent is told.
 #[derive(Debug, Clone, Copy)]
@@ -62,8 +63,9 @@ pub(super) fn to_client(headers: &mut HeaderMap) {
     }
     say_length_once(headers);
     remove_hop_by_hop(headers);
-    // It says that an answer is ours.
+    // The one says that an answer is ours, and the other was for us.
     headers.remove(TUNNEL_ERROR);
+    headers.remove(NOT_UPGRADED);
 }
 
 /// A length that is said more than once, in one field or in several, is said once (RFC 9110, 8.6); and not at all where it is not the

@@ -27,7 +27,7 @@ use super::{
     inbox::{End, SharedInbox, Streams},
     stream::{Chunk, H2Stream, Outbox},
 };
-use crate::{carrier::Declined, relay::BoxDuplex};
+use crate::{carrier::Declined, exchange::NOT_UPGRADED, relay::BoxDuplex};
 
 /// A request, offered to the agent. Dropping it leaves it to another agent: it certainly was not looked at.
 #[derive(Debug)]
@@ -53,6 +53,7 @@ impl RequestOffer {
             inbox: inbox.clone(),
             streams,
             is_for_head: head.method == Method::HEAD,
+            is_for_upgrade: head.extensions.get::<Protocol>().is_some(),
         };
         let body = RequestBody { inbox, left: length, ended: false };
         Self { client_addr, request: Some(Box::new((Request::from_parts(head, body), responder))) }
@@ -140,6 +141,8 @@ pub struct Responder {
     streams: Arc<Streams>,
     /// An answer to it has no body, whatever its head says.
     is_for_head: bool,
+    /// Success would be taken for the upgrade's.
+    is_for_upgrade: bool,
 }
 
 impl Responder {
@@ -163,6 +166,9 @@ impl Responder {
         let (mut head, body) = response.into_parts();
         let mut body = pin!(body);
         strip(&mut head.headers);
+        if self.is_for_upgrade && head.status.is_success() {
+            head.headers.insert(NOT_UPGRADED, HeaderValue::from_static("1"));
+        }
         let has_no_body = self.is_for_head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         // As hyper's servers do: who speaks HTTP/1.1 on the other side is told where it ends.
         if let Some(length) = body.size_hint().exact()
@@ -209,6 +215,7 @@ impl Responder {
     pub fn connect(mut self, head: Response<()>) -> io::Result<BoxDuplex> {
         let (mut head, ()) = head.into_parts();
         strip(&mut head.headers);
+        head.headers.remove(NOT_UPGRADED);
         let send = self.send_head(Response::from_parts(head, ()), false)?;
         Ok(Box::new(H2Stream::new(send, self.inbox.clone(), self.streams.clone())))
     }
