@@ -33,7 +33,20 @@ pub fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// The same for users' streams: a connection that was accepted here and is dropped is reset, unless it was
+/// Where to listen for everybody: by IPv6 and IPv4, or where there is no IPv6, by IPv4 alone.
+#[cfg(feature = "serve")]
+pub fn all_addresses() -> IpAddr {
+    let v6 = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    let has_v6 = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP))
+        .and_then(|socket| {
+            socket.set_only_v6(false)?;
+            socket.bind(&SocketAddr::new(v6, 0).into())
+        })
+        .is_ok();
+    if has_v6 { v6 } else { Ipv4Addr::UNSPECIFIED.into() }
+}
+
+/// As [`listen`], for users' streams: a connection that was accepted here and is dropped is reset, unless it was
 /// [finished](crate::relay::Duplex::finish_on_drop). So it is, too, when the process is killed and the kernel closes its
 /// sockets: what was cut short must not look complete.
 pub fn listen_for_streams(addr: SocketAddr) -> io::Result<TcpListener> {

@@ -54,13 +54,11 @@ pub struct Web {
 pub struct WebTerms {
     /// How long a client may stop in the middle of a request's body that has an end.
     pub body_patience: Duration,
-    /// Whether it is told what was asked for after the path's `?`, which may be secret.
-    pub tells_queries: bool,
 }
 
 impl Default for WebTerms {
     fn default() -> Self {
-        Self { body_patience: Duration::from_secs(60), tells_queries: false }
+        Self { body_patience: Duration::from_secs(60) }
     }
 }
 
@@ -117,8 +115,7 @@ impl Web {
 
     async fn serve(&self, mut request: Request<Incoming>, guest: Guest) -> Response<HttpBody> {
         let reader = Reader::of(&request);
-        let queries = self.terms.tells_queries;
-        let visit = Visit::new(guest.uplink.clone(), &guest.named.host, guest.addrs.peer, &request, queries);
+        let visit = Visit::new(guest.uplink.clone(), &guest.named.host, guest.addrs.peer, &request);
         if let Err(page) = check(&request) {
             return refuse(visit, &page, StreamEnd::Finished, reader);
         }

@@ -7,6 +7,7 @@ pub mod client;
 pub mod credentials;
 pub mod detour;
 pub mod frames;
+pub mod http1_proxy;
 pub mod limit;
 pub mod metrics;
 pub mod oracle;

@@ -63,8 +63,18 @@ impl ClientTls {
         host: &Host,
         protocol: &[u8],
     ) -> Result<TlsStream<IO>, HandshakeError> {
+        self.connect_for_any(io, host, &[protocol]).await
+    }
+
+    /// The same to speak one of several protocols, of which the server chooses: the stream knows which.
+    pub async fn connect_for_any<IO: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        io: IO,
+        host: &Host,
+        protocols: &[&[u8]],
+    ) -> Result<TlsStream<IO>, HandshakeError> {
         let mut config = ClientConfig::clone(&*self.config()?);
-        config.alpn_protocols = vec![protocol.to_vec()];
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         let name = server_name(host)?;
         TlsConnector::from(Arc::new(config)).connect(name, io).await.map_err(HandshakeError::of)
     }

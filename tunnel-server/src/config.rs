@@ -7,6 +7,7 @@ mod changes;
 mod error;
 mod file;
 mod limits;
+mod listen;
 mod values;
 
 use std::{
@@ -29,14 +30,15 @@ pub use admin::{Admin, AdminListen};
 pub use backends::{Mux, Tcp};
 pub use error::ConfigError;
 pub use limits::{Cap, Limits, OwnerLimits};
+pub use listen::{Listen, ListenError};
 pub use values::Size;
 
 /// The server's config.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The one port: RPC, reflection, health.
-    #[serde(deserialize_with = "values::socket_addr")]
+    /// The one port: RPC, reflection, health. In a file its number may be in an environment variable ([`Listen`]).
+    #[serde(deserialize_with = "listen::listen")]
     pub listen: SocketAddr,
     /// Spelled out to run without TLS and credentials off loopback.
     pub insecure: bool,
@@ -207,6 +209,13 @@ impl Config {
     /// Whether callers from elsewhere can come encrypted: here, or through a proxy.
     pub fn is_encrypted(&self) -> bool {
         self.tls.is_some() || !self.tls_terminated_by.is_empty()
+    }
+
+    /// The hosts by which the server itself is called.
+    pub(crate) fn own_hosts(&self) -> impl Iterator<Item = Host> + use<> {
+        let Advertise { agents, clients } = self.advertise.clone();
+        let domain = self.names.domain.clone();
+        agents.map(|agents| agents.host).into_iter().chain(clients).chain([domain])
     }
 
     pub(crate) fn server_tls(&self) -> Result<Option<Arc<ServerTls>>, ConfigError> {

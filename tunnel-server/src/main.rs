@@ -85,8 +85,8 @@ fn config(args: &Run) -> Result<Config, StartError> {
         Some(file) => Config::from_file(file)?,
         None => Config::default(),
     };
-    if let Some(listen) = args.listen {
-        config.listen = listen;
+    if let Some(listen) = &args.listen {
+        config.listen = listen.resolve()?;
     }
     if let Some(admin) = args.admin {
         config.admin.listen = admin;

@@ -1,4 +1,8 @@
-//! What answers at the one port: the service, reflection, health, and a page for those who come with a browser.
+//! What answers at the one port: the service, reflection, health, and a page for those who come with a browser. Calls are gRPC, or
+//! gRPC-Web, which `web` makes gRPC of before anybody else looks at them.
+
+mod pages;
+mod web;
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,8 +25,14 @@ use tunnel_backends::door::{HttpBody, HttpService};
 
 use crate::auth::{Keyring, identify};
 
+pub(crate) use pages::{ForeignPage, OwnHosts};
+
 /// Everything that answers, and the lever that says whether it is healthy. With a keyring it answers those whom it knows.
-pub(crate) async fn build(backend: impl TunnelBackend, keyring: Option<Arc<Keyring>>) -> (HttpService, Health) {
+pub(crate) async fn build(
+    backend: impl TunnelBackend,
+    keyring: Option<Arc<Keyring>>,
+    own: OwnHosts,
+) -> (HttpService, Health) {
     let (reporter, health) = tonic_health::server::health_reporter();
     let health_lever = Health(reporter);
     health_lever.set(ServingStatus::Serving).await;
@@ -38,7 +48,9 @@ pub(crate) async fn build(backend: impl TunnelBackend, keyring: Option<Arc<Keyri
         .route("/", get(page))
         .fallback(nothing_here)
         .layer(middleware::from_fn_with_state(keyring, identify))
-        .layer(middleware::from_fn(guard));
+        .layer(middleware::from_fn(guard))
+        .layer(middleware::from_fn(web::translate))
+        .layer(middleware::from_fn_with_state(own, pages::keep_out));
     let service = ServiceBuilder::new().map_response(|response: Response| response.map(body)).service(router);
     (BoxCloneSyncService::new(service), health_lever)
 }
@@ -71,7 +83,7 @@ async fn guard(request: Request, next: Next) -> Response {
     if is_grpc && request.version() < Version::HTTP_2 {
         return (
             StatusCode::HTTP_VERSION_NOT_SUPPORTED,
-            "gRPC needs HTTP/2; without TLS that is h2c, prior knowledge\n",
+            "gRPC needs HTTP/2, which without TLS is h2c by prior knowledge; gRPC-Web does not\n",
         )
             .into_response();
     }
@@ -88,12 +100,14 @@ async fn only_grpc(request: Request, next: Next) -> Response {
     if is_grpc(&request) {
         return next.run(request).await;
     }
-    (StatusCode::UNSUPPORTED_MEDIA_TYPE, "a call is gRPC, with content-type: application/grpc\n").into_response()
+    let what = "a call is gRPC or gRPC-Web, with content-type: application/grpc or application/grpc-web\n";
+    (StatusCode::UNSUPPORTED_MEDIA_TYPE, what).into_response()
 }
 
 fn is_grpc(request: &Request) -> bool {
     let content_type = request.headers().get(header::CONTENT_TYPE);
-    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+    let begins = |value: &[u8]| value.get(..GRPC.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(GRPC));
+    content_type.is_some_and(|value| begins(value.as_bytes()))
 }
 
 async fn page() -> &'static str {
@@ -109,6 +123,9 @@ async fn nothing_here(request: Request) -> Response {
     }
     (StatusCode::NOT_FOUND, "Nothing here. This is a tunnel server; see / for how to use it.\n").into_response()
 }
+
+/// What the content types of gRPC begin with, and those of gRPC-Web.
+const GRPC: &[u8] = b"application/grpc";
 
 const CALL: Duration = Duration::from_secs(30);
 

@@ -117,7 +117,7 @@ impl Server {
             background.spawn(stop.clone().run_until_cancelled_owned(enforcer.follow()));
             background.spawn(stop.clone().run_until_cancelled_owned(keyring.clone().follow()));
         }
-        let (http, health) = rpc::build(backend.clone(), keyring.clone()).await;
+        let (http, health) = rpc::build(backend.clone(), keyring.clone(), rpc::OwnHosts::new(config.own_hosts())).await;
         let tls = door.tls.clone();
         let http = audit.clone().at_the_door(gate.in_front_of(http));
         // A tunnel's host is the tunnel's, whatever is asked of it.

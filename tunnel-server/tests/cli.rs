@@ -135,6 +135,49 @@ async fn an_admin_address_that_is_set_must_be_free_and_not_for_everybody() {
     assert!(complaint.contains("127.0.0.1:8011") && complaint.contains("off"), "{complaint}");
 }
 
+/// Two servers for one port: one after the other.
+#[tokio::test]
+async fn a_platform_that_hands_out_a_port_by_a_variable_finds_the_server_there() {
+    let port = free_port();
+    let mut by_flag = server(&["--listen", "$PORT", "--insecure", "--admin", "off"]);
+    by_flag.env("PORT", port.to_string());
+    let config = file("platform.toml", "listen = \"127.0.0.1:$HTTP_PORT\"\n[admin]\nlisten = \"off\"\n");
+    let mut by_file = server(&["--config", config.to_str().unwrap()]);
+    by_file.env("HTTP_PORT", port.to_string());
+    for command in [by_flag, by_file] {
+        let (mut child, _stderr, addr) = start(command).await;
+        assert!(addr.ends_with(&format!(":{port}")), "{addr}");
+        // By IPv4, too, whatever all addresses are.
+        RemoteBackend::connect(&format!("http://127.0.0.1:{port}")).await.unwrap();
+        child.kill().await.unwrap();
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("its address").port()
+}
+
+#[tokio::test]
+async fn a_variable_that_has_no_port_is_a_config_error_that_says_what_to_do() {
+    let config = file("no-port.toml", "\nlisten = \"$NO_SUCH_PORT\"\n");
+    let config = config.to_str().unwrap();
+    for (args, place) in [
+        (&["--listen", "$NO_SUCH_PORT"][..], "listen"),
+        (&["--config", config], "line 2"),
+        (&["check", config], "line 2"),
+    ] {
+        let (code, _, complaint) = run(args).await;
+        assert_eq!(code, Some(78), "{complaint}");
+        for words in [place, "NO_SUCH_PORT is not set", "NO_SUCH_PORT=8080"] {
+            assert!(complaint.contains(words), "{complaint} lacks {words}");
+        }
+    }
+    let (code, _, complaint) = run(&["--listen", "${PORT}"]).await;
+    assert_eq!(code, Some(2), "{complaint}");
+    assert!(complaint.contains("$PORT") && complaint.contains("127.0.0.1:8010"), "{complaint}");
+}
+
 #[tokio::test]
 async fn check_finds_a_good_config_fine() {
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../tunnel-server.example.toml");

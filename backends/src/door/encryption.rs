@@ -1,7 +1,7 @@
 use std::{convert::Infallible, net::IpAddr};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
 use ipnet::IpNet;
@@ -56,29 +56,44 @@ pub(super) enum Plain {
 
 /// What is answered to every request on a connection that should have been encrypted.
 pub(super) fn refusal(request: &Request<Incoming>) -> Response<HttpBody> {
-    let content_type = request.headers().get(header::CONTENT_TYPE);
-    if content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc")) {
-        return unauthenticated();
+    if let Some(content_type) = called_by(request.headers()) {
+        return unauthenticated(content_type, request.version());
     }
     let text = Full::new(Bytes::from_static(REFUSAL.as_bytes()));
     let mut response = Response::new(HttpBody::new(text.map_err(|never: Infallible| match never {})));
     *response.status_mut() = StatusCode::FORBIDDEN;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    if request.version() < Version::HTTP_2 {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
+    hang_up(&mut response, request.version());
     response
 }
 
+/// The content type of answers to a call, if this is one: of gRPC, or of gRPC-Web in either spelling.
+fn called_by(headers: &HeaderMap) -> Option<&'static str> {
+    let content_type = headers.get(header::CONTENT_TYPE)?.to_str().ok()?.to_ascii_lowercase();
+    let kind = content_type.strip_prefix("application/grpc")?;
+    Some(match kind.strip_prefix("-web") {
+        None => "application/grpc",
+        Some(spelling) if spelling.starts_with("-text") => "application/grpc-web-text+proto",
+        Some(_) => "application/grpc-web+proto",
+    })
+}
+
 /// A gRPC status without a message before it: headers alone.
-fn unauthenticated() -> Response<HttpBody> {
+fn unauthenticated(content_type: &'static str, version: Version) -> Response<HttpBody> {
     let mut response = Response::new(HttpBody::new(Empty::new().map_err(|never: Infallible| match never {})));
+    hang_up(&mut response, version);
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert("grpc-status", HeaderValue::from_static("16"));
     // It has nothing in it that would have to be percent-encoded.
     headers.insert("grpc-message", HeaderValue::from_static(REFUSAL.trim_ascii_end()));
     response
+}
+
+fn hang_up(response: &mut Response<HttpBody>, version: Version) {
+    if version < Version::HTTP_2 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
 }
 
 const REFUSAL: &str = "this server wants encryption: use https:// instead of http://, and ptths:// tunnel URIs\n";
@@ -107,6 +122,21 @@ mod tests {
     fn where_nothing_is_demanded_everybody_may_come_plain() {
         for peer in ["127.0.0.1", "192.0.2.1", "2001:db8::1"] {
             assert_eq!(Encryption::default().of_plain(peer.parse().unwrap()), Plain::Welcome, "{peer}");
+        }
+    }
+
+    #[test]
+    fn a_call_is_refused_in_what_it_speaks() {
+        let called_by = |text: &str| called_by(&HeaderMap::from_iter([(header::CONTENT_TYPE, text.parse().unwrap())]));
+        for (content_type, answer) in [
+            ("application/grpc", Some("application/grpc")),
+            ("application/grpc+proto", Some("application/grpc")),
+            ("application/grpc-web", Some("application/grpc-web+proto")),
+            ("Application/grpc-web+proto", Some("application/grpc-web+proto")),
+            ("application/grpc-web-text", Some("application/grpc-web-text+proto")),
+            ("text/plain", None),
+        ] {
+            assert_eq!(called_by(content_type), answer, "{content_type}");
         }
     }
 

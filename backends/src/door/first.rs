@@ -19,6 +19,14 @@ pub(super) struct FirstUnit {
     pub(super) bytes: BytesMut,
 }
 
+impl FirstUnit {
+    /// Whether it is a gRPC-Web call.
+    pub(super) fn is_grpc_web(&self) -> bool {
+        self.protocol == Protocol::Http1
+            && self.bytes.windows(GRPC_WEB.len()).any(|some| some.eq_ignore_ascii_case(GRPC_WEB))
+    }
+}
+
 /// Why a connection does not come in.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refusal {
@@ -110,6 +118,7 @@ fn tell_settings(frames: &[u8]) -> Told {
 pub(super) const LONGEST_HEAD: usize = 16 * 1024;
 
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const GRPC_WEB: &[u8] = b"application/grpc-web";
 const SETTINGS: u8 = 4;
 const LONGEST_SETTINGS: usize = 6 * 128;
 const TOO_LONG: &[u8] =

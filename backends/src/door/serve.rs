@@ -25,10 +25,14 @@ use crate::{
 impl Hall {
     /// Answers the requests of a connection until it ends, and ends it.
     pub(super) async fn serve(&self, guest: Guest, peer: SocketAddr, local: SocketAddr, arrival: Arrival, seat: Seat) {
+        // `printf 'GET …' | nc` has finished when it has asked, and still wants its answer. Not so a gRPC-Web caller, whose watch
+        // would otherwise go on until something happens that it could be told.
+        let half_closes = !guest.first.is_grpc_web();
         let Guest { first: FirstUnit { protocol, bytes }, link, plain, certificate, server_name } = guest;
         let encrypted = matches!(plain, None | Some(Plain::Encrypted));
         if plain == Some(Plain::Refused) {
             self.terms.meters.door_refused(DoorRefused::Plain);
+            tracing::debug!(peer.addr = %peer, "plain connection refused: it is not from tls_terminated_by");
         }
         let stay = Stay::new(seat.newcomer().clone(), peer.ip(), self.lounge.clone(), self.terms.meters.clone());
         let pace = Pace::new(seat.newcomer().clone());
@@ -47,7 +51,7 @@ impl Hall {
         let ended = match protocol {
             Protocol::Http1 => {
                 let io = io.with_limits(stay.clone(), self.terms.first_unit, self.terms.unread);
-                self.serve_http1(io, service.pacing_requests(pace), &stay, &seat).await
+                self.serve_http1(io, half_closes, service.pacing_requests(pace), &stay, &seat).await
             }
             Protocol::Http2 => self.serve_http2(Paced::new(io, pace), service, &stay, &seat).await,
         };
@@ -67,13 +71,19 @@ impl Hall {
         }
     }
 
-    async fn serve_http1(&self, io: Lent, service: Introduce, stay: &Arc<Stay>, seat: &Seat) -> Ended {
+    async fn serve_http1(
+        &self,
+        io: Lent,
+        half_closes: bool,
+        service: Introduce,
+        stay: &Arc<Stay>,
+        seat: &Seat,
+    ) -> Ended {
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             // It is ours, and ends a connection in order.
             .header_read_timeout(None)
-            // `printf 'GET …' | nc` has finished when it has asked, and still wants its answer.
-            .half_close(true)
+            .half_close(half_closes)
             .max_buf_size(LONGEST_HEAD)
             .serve_connection(TokioIo::new(io), service)
             .with_upgrades();

@@ -55,15 +55,8 @@ pub(super) struct Tally {
 }
 
 impl Visit {
-    pub(super) fn new<B>(
-        uplink: Uplink,
-        host: &Host,
-        client: SocketAddr,
-        request: &Request<B>,
-        with_query: bool,
-    ) -> Self {
-        let uri = request.uri();
-        let path = if with_query { uri.path_and_query().map_or("/", |path| path.as_str()) } else { uri.path() };
+    pub(super) fn new<B>(uplink: Uplink, host: &Host, client: SocketAddr, request: &Request<B>) -> Self {
+        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
         let told = RequestEnded {
             client,
             method: request.method().to_string(),

@@ -1,14 +1,13 @@
 use std::{error::Error, time::Duration};
 
-use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
-use tonic::transport::{Endpoint, Uri};
-use tower::{Service, ServiceExt, service_fn};
+use tonic::transport::Endpoint;
 
 use super::{
     RemoteBackend,
+    dial::{ATTEMPT, Dialler},
+    line::Line,
     status::Chain,
     token::{Credentials, Token, TokenError},
-    wire::Wire,
 };
 use crate::{
     Host,
@@ -110,19 +109,24 @@ impl Connect {
         self
     }
 
-    /// Connects. The connection comes back by itself.
+    /// Connects. The connection comes back by itself, and goes by gRPC-Web over HTTP/1.1 where HTTP/2 does not get through.
     pub async fn connect(self) -> Result<RemoteBackend, ConnectError> {
-        let target = self.target()?;
-        let connected = target.endpoint.connect_with_connector(service_fn(dialler(&target))).await;
-        let channel = connected.map_err(|error| refused(&self.url, &error))?;
-        Ok(RemoteBackend::with(channel, Credentials(self.token)))
+        let Target { endpoint, dialler } = self.target()?;
+        let connector = dialler.clone().for_http2();
+        let channel = match endpoint.connect_with_connector(connector.clone()).await {
+            Ok(channel) => channel,
+            // Somebody is there. The first call takes the other way.
+            Err(_) if dialler.way.has_no_http2() => endpoint.connect_with_connector_lazy(connector),
+            Err(error) => return Err(refused(&self.url, &error)),
+        };
+        Ok(RemoteBackend::with(Line::chosen(channel, dialler, endpoint.uri().clone()), Credentials(self.token)))
     }
 
     /// As [`connect`](Self::connect), but the connection is made by the first call.
     pub fn connect_lazy(self) -> Result<RemoteBackend, ConnectError> {
-        let target = self.target()?;
-        let channel = target.endpoint.connect_with_connector_lazy(service_fn(dialler(&target)));
-        Ok(RemoteBackend::with(channel, Credentials(self.token)))
+        let Target { endpoint, dialler } = self.target()?;
+        let channel = endpoint.connect_with_connector_lazy(dialler.clone().for_http2());
+        Ok(RemoteBackend::with(Line::chosen(channel, dialler, endpoint.uri().clone()), Credentials(self.token)))
     }
 
     /// What can be known before anybody is asked.
@@ -149,45 +153,14 @@ impl Connect {
             .connect_timeout(ATTEMPT)
             .http2_keep_alive_interval(Duration::from_secs(5))
             .keep_alive_timeout(Duration::from_secs(10));
-        Ok(Target { endpoint, host, tls })
+        Ok(Target { endpoint, dialler: Dialler::new(host, tls) })
     }
 }
 
 /// Whom to connect to, and how.
 struct Target {
     endpoint: Endpoint,
-    host: Host,
-    tls: Option<ClientTls>,
-}
-
-type BoxError = Box<dyn Error + Send + Sync>;
-
-/// Makes a connection whenever the channel needs one.
-fn dialler(target: &Target) -> impl FnMut(Uri) -> Dialling + Clone + Send + 'static + use<> {
-    let (host, tls) = (target.host.clone(), target.tls.clone());
-    let mut http = HttpConnector::new();
-    // It takes https URLs, too: the TLS is ours.
-    http.enforce_http(false);
-    http.set_nodelay(true);
-    http.set_connect_timeout(Some(ATTEMPT));
-    move |uri| Box::pin(dial(http.clone(), uri, host.clone(), tls.clone()))
-}
-
-type Dialling = std::pin::Pin<Box<dyn Future<Output = Result<TokioIo<Wire>, BoxError>> + Send>>;
-
-/// Bounded as a whole by the endpoint's `connect_timeout`.
-async fn dial(
-    mut http: HttpConnector,
-    uri: Uri,
-    host: Host,
-    tls: Option<ClientTls>,
-) -> Result<TokioIo<Wire>, BoxError> {
-    let socket = http.ready().await?.call(uri).await?.into_inner();
-    let wire = match tls {
-        Some(tls) => Wire::tls(tls.connect(socket, &host, b"h2").await?),
-        None => Wire::plain(socket),
-    };
-    Ok(TokioIo::new(wire))
+    dialler: Dialler,
 }
 
 /// What a failure to connect comes down to.
@@ -207,6 +180,3 @@ fn refused(url: &str, error: &tonic::transport::Error) -> ConnectError {
 fn handshake_error<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e HandshakeError> {
     error.downcast_ref().or_else(|| error.source().and_then(handshake_error))
 }
-
-/// A server that is there answers within this even on a bad path.
-const ATTEMPT: Duration = Duration::from_secs(4);

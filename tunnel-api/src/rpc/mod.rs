@@ -1,12 +1,17 @@
 //! The gRPC face. [`TunnelService`] puts a backend behind it, [`RemoteBackend`] is a backend across it; both translate
-//! by the same two files: `convert.rs` for values and `status.rs` for refusals.
+//! by the same two files: `convert.rs` for values and `status.rs` for refusals. Its calls go out on a `line`: HTTP/2 where
+//! that gets through, and otherwise gRPC-Web over HTTP/1.1.
 
 mod connect;
 mod convert;
+mod dial;
+mod line;
 mod remote;
 mod service;
 mod status;
 mod token;
+mod way;
+mod web;
 mod wire;
 
 pub use connect::{Connect, ConnectError};

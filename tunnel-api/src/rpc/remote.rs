@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use tonic::{service::interceptor::InterceptedService, transport::Channel};
 
-use super::{Connect, ConnectError, MAX_ANSWER, convert, token::Credentials, v1};
+use super::{Connect, ConnectError, MAX_ANSWER, convert, line::Line, token::Credentials, v1};
 use crate::{
     Caller, OpenTunnel, OpenedTunnel, Owner, Page, PublicAddress, TunnelBackend, TunnelError, TunnelEvent,
     TunnelEvents, TunnelInfo, TunnelName, TunnelRef, TunnelUri, WatchFilter, What,
@@ -17,7 +17,7 @@ use crate::{
 /// callers it belongs to.
 #[derive(Debug, Clone)]
 pub struct RemoteBackend {
-    client: v1::client::TunnelClient<InterceptedService<Channel, Credentials>>,
+    client: v1::client::TunnelClient<InterceptedService<Line, Credentials>>,
 }
 
 impl RemoteBackend {
@@ -32,13 +32,13 @@ impl RemoteBackend {
         Connect::to(url).connect_lazy()
     }
 
-    /// A client over a channel that was set up elsewhere.
+    /// A client over a channel that was set up elsewhere, which is HTTP/2 or nothing.
     pub fn over(channel: Channel) -> Self {
-        Self::with(channel, Credentials::default())
+        Self::with(Line::Channel(channel), Credentials::default())
     }
 
-    pub(super) fn with(channel: Channel, credentials: Credentials) -> Self {
-        let client = v1::client::TunnelClient::with_interceptor(channel, credentials);
+    pub(super) fn with(line: Line, credentials: Credentials) -> Self {
+        let client = v1::client::TunnelClient::with_interceptor(line, credentials);
         Self { client: client.max_decoding_message_size(MAX_ANSWER) }
     }
 }

@@ -7,10 +7,11 @@ use tunnel_api::ConnectionAddrs;
 use tunnel_backends::door::{HttpBody, HttpService};
 
 use super::Audit;
+use crate::rpc::ForeignPage;
 
 impl Audit {
-    /// Tells of requests at the door that nobody whom we know makes, whoever refuses them: calls without good credentials, and
-    /// agents that are not let in.
+    /// Tells of requests at the door that nobody whom we know makes, whoever refuses them: calls without good credentials or
+    /// from web pages elsewhere, and agents that are not let in.
     pub(crate) fn at_the_door(self: Arc<Self>, http: HttpService) -> HttpService {
         BoxCloneSyncService::new(service_fn(move |request: http::Request<Incoming>| {
             let (audit, http) = (self.clone(), http.clone());
@@ -19,7 +20,12 @@ impl Audit {
                 let peer = request.extensions().get::<ConnectionAddrs>().map(|addrs| addrs.peer);
                 let response: http::Response<HttpBody> = http.oneshot(request).await?;
                 let what = if is_dial_in { "dial_in" } else { "call" };
-                if let Some(reason) = refusal(response.status(), response.headers(), is_dial_in) {
+                let is_foreign_page = response.extensions().get::<ForeignPage>().is_some();
+                let reason = match is_foreign_page {
+                    true => Some("FOREIGN_PAGE"),
+                    false => refusal(response.status(), response.headers(), is_dial_in),
+                };
+                if let Some(reason) = reason {
                     audit.nobody(what, reason, peer);
                 }
                 Ok(response)

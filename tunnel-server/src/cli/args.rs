@@ -2,7 +2,10 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args as Flags, Parser, Subcommand};
 use ipnet::IpNet;
-use tunnel_server::{config::AdminListen, log::LogFormat};
+use tunnel_server::{
+    config::{AdminListen, Listen},
+    log::LogFormat,
+};
 
 /// Runs tunnels: programs behind NAT ask for one by gRPC and are reached at a public address.
 ///
@@ -21,9 +24,9 @@ pub(crate) struct Run {
     /// The config file (see tunnel-server.example.toml)
     #[arg(short, long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Listen here instead of where the config says
-    #[arg(short, long, value_name = "IP:PORT", value_parser = socket_addr)]
-    pub(crate) listen: Option<SocketAddr>,
+    /// Listen here instead of where the config says; '$PORT' is the port in that environment variable, on all addresses
+    #[arg(short, long, value_name = "IP:PORT")]
+    pub(crate) listen: Option<Listen>,
     /// Where metrics, health and readiness answer, instead of where the config says
     #[arg(long, value_name = "IP:PORT|off")]
     pub(crate) admin: Option<AdminListen>,

@@ -1,6 +1,6 @@
 //! Values with a spelling of their own.
 
-use std::{net::SocketAddr, str::FromStr};
+use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, de::Error};
 use tunnel_api::Host;
@@ -27,12 +27,6 @@ pub(super) fn port_range<'de, D: Deserializer<'de>>(from: D) -> Result<PortRange
             if range.is_empty() { Err(refuse()) } else { Ok(PortRange::Between(range)) }
         }
     }
-}
-
-pub(super) fn socket_addr<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
-    let text = String::deserialize(from)?;
-    text.parse()
-        .map_err(|_| D::Error::custom("write an IP address and a port, such as \"127.0.0.1:8010\" or \"[::]:8010\""))
 }
 
 /// `"tunnels.example"` or `"tunnels.example:8010"`.
