@@ -1,14 +1,18 @@
-//! A web service that nobody can connect to, reached at a public address: `cargo run --example http_behind_nat`.
+//! A web service that nobody can connect to, reached at a public name: `cargo run --example http_behind_nat`.
 //!
-//! It starts a tunnel server of its own, opens a tunnel over real gRPC, and serves an axum app through it. With
+//! It starts a tunnel server of its own, opens a tunnel over real gRPC, and answers what comes through it with an axum app. With
 //! `--server URL` it uses a running server; with `--once` it makes the request itself and exits.
+
+use std::net::Ipv4Addr;
 
 use anyhow::Context;
 use axum::{Router, extract::ConnectInfo, routing::get};
 use clap::Parser;
-use http_body_util::{BodyExt, Empty};
-use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-use tunnel_agent::{Agent, AgentState, Peer, Tunnel};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tunnel_agent::{Agent, OpenError, Peer, PublicAddress, Tunnel};
 use tunnel_server::{Config, Running, Server};
 
 #[derive(Debug, Parser)]
@@ -36,32 +40,33 @@ async fn main() -> anyhow::Result<()> {
     };
     let server = args.server.or(own_server.as_ref().map(Running::url)).context("there is a server")?;
 
-    // 2. A tunnel, asked for by gRPC. The listener dials out and takes the clients that come through.
-    let mut wanted = Tunnel::tcp();
-    if let Some(backend) = args.backend {
-        wanted = wanted.backend(backend);
-    }
-    let tunnel = Agent::connect(&server).await?.open(wanted).await?;
-    let url = tunnel.address().to_http();
+    // 2. The service.
+    let app = Router::new().route("/", get(hello));
 
-    // 3. The service, with the tunnel in the place of a TcpListener.
-    let app = Router::new().route("/", get(hello)).into_make_service_with_connect_info::<Peer>();
-    let mut state = tunnel.state();
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let serving = axum::serve(tunnel, app).with_graceful_shutdown(async { drop(stopped.await) });
-    let serving = tokio::spawn(serving.into_future());
+    // 3. A tunnel, asked for by gRPC, that the service answers: at a name, or at a port where the server has no names for us.
+    let agent = Agent::connect(&server).await?;
+    let on = |tunnel: Tunnel| match &args.backend {
+        Some(backend) => tunnel.backend(backend),
+        None => tunnel,
+    };
+    let served = match agent.serve(on(Tunnel::http().host("hello")), app.clone()).await {
+        Err(OpenError::Refused(why)) => {
+            eprintln!("no name ({why}), so a port");
+            agent.serve(on(Tunnel::tcp()), app).await?
+        }
+        served => served?,
+    };
 
     if args.once {
-        print!("{}", fetch(&url).await?);
+        print!("{}", fetch(served.address()).await?);
     } else {
-        println!("Public at   {url}\nTry         curl {url}/\nStop        Ctrl-C");
-        tokio::signal::ctrl_c().await?;
+        println!("Public at   {url}\nTry         curl {url}\nStop        Ctrl-C", url = served.address().to_http());
+        tokio::select! {
+            () = served.closed() => anyhow::bail!("the tunnel was closed by somebody else"),
+            stopped = tokio::signal::ctrl_c() => stopped?,
+        }
     }
-
-    // 4. Requests under way are answered, then the tunnel closes by itself.
-    drop(stop);
-    serving.await??;
-    state.wait_for(|state| *state == AgentState::Closed).await?;
+    served.close().await;
     Ok(())
 }
 
@@ -69,9 +74,17 @@ async fn hello(ConnectInfo(peer): ConnectInfo<Peer>) -> String {
     format!("Hello, {}, from behind NAT.\n", peer.client_addr)
 }
 
-async fn fetch(url: &str) -> anyhow::Result<String> {
-    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<axum::body::Bytes>>();
-    let answer = client.get(url.parse()?).await?;
-    anyhow::ensure!(answer.status().is_success(), "{url} answered {}", answer.status());
-    Ok(String::from_utf8(answer.into_body().collect().await?.to_bytes().to_vec())?)
+async fn fetch(address: &PublicAddress) -> anyhow::Result<String> {
+    // Not every resolver knows that names in `localhost` are this machine's.
+    let mut client = match address.host().is_loopback() {
+        true => TcpStream::connect((Ipv4Addr::LOCALHOST, address.port())).await?,
+        false => TcpStream::connect(address.authority()).await?,
+    };
+    let request = format!("GET / HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", address.authority());
+    client.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await?;
+    let (head, body) = answer.split_once("\r\n\r\n").with_context(|| format!("no HTTP came, but {answer:?}"))?;
+    anyhow::ensure!(head.split(' ').nth(1) == Some("200"), "{address} answered {head}");
+    Ok(body.to_owned())
 }

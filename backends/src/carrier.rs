@@ -11,7 +11,9 @@ mod connect;
 #[cfg(feature = "dial")]
 mod dialler;
 #[cfg(feature = "dial")]
-pub use dialler::{Answer, ClientsPerDialIn, DialError, Dialler, Incoming, Offer, dialler_for};
+pub use dialler::{Answer, ClientsPerDialIn, ConnectionOffer, DialError, Dialler, Incoming, Offer, dialler_for};
+#[cfg(feature = "dial")]
+pub use ptth::{RequestBody, RequestOffer, Responder};
 
 #[cfg(feature = "serve")]
 mod admission;

@@ -98,7 +98,7 @@ impl Names {
 
     /// Whether this name was this owner's lately, so that it may ask for it whatever else it may.
     pub fn is_kept_for(&self, owner: &Owner, name: &Host) -> bool {
-        self.quarantine.is_kept_for(owner, Claim::Host(self.in_full(name)))
+        self.quarantine.is_kept_for(owner, &Claim::Host(self.in_full(name)))
     }
 
     /// Takes this name, or one that nobody can guess, for a tunnel of this owner's. Its clients are found by it at once; so many of
@@ -131,7 +131,7 @@ impl Names {
             let why = format!("{host} is no name for a tunnel; ask for one such as http://blog, or leave it empty");
             return Err(TunnelError::invalid("address", why));
         }
-        match self.quarantine.bars(owner, Claim::Host(host.clone())) {
+        match self.quarantine.bars(owner, &Claim::Host(host.clone())) {
             Some(barred) => Err(TunnelError::AddressTaken { address: format!("the name {host} ({barred})") }),
             None => Ok(host),
         }

@@ -100,11 +100,11 @@ impl PortPool {
 
     /// Whether the port was this owner's lately, so that it may ask for it by number whatever else it may.
     pub fn is_kept_for(&self, owner: &Owner, port: u16) -> bool {
-        self.quarantine.as_ref().is_some_and(|quarantine| quarantine.is_kept_for(owner, Claim::Port(port)))
+        self.quarantine.as_ref().is_some_and(|quarantine| quarantine.is_kept_for(owner, &Claim::Port(port)))
     }
 
     fn is_barred(&self, owner: &Owner, port: u16) -> bool {
-        self.quarantine.as_ref().is_some_and(|quarantine| quarantine.bars(owner, Claim::Port(port)).is_some())
+        self.quarantine.as_ref().is_some_and(|quarantine| quarantine.bars(owner, &Claim::Port(port)).is_some())
     }
 
     fn listen_exactly(
@@ -122,7 +122,7 @@ impl PortPool {
                 ),
             });
         }
-        if let Some(barred) = self.quarantine.as_ref().and_then(|kept| kept.bars(owner, Claim::Port(port))) {
+        if let Some(barred) = self.quarantine.as_ref().and_then(|kept| kept.bars(owner, &Claim::Port(port))) {
             return Err(TunnelError::AddressTaken { address: format!("port {port} ({barred})") });
         }
         let taken = || TunnelError::AddressTaken { address: format!("port {port}") };

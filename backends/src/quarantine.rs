@@ -77,14 +77,14 @@ impl Quarantine {
 
     /// Whether this was the owner's a moment ago and is still to be had for it alone, or at least for it too. What it had once, it
     /// may ask for again.
-    pub fn is_kept_for(&self, owner: &Owner, claim: Claim) -> bool {
-        self.lock().kept.get(&claim).is_some_and(|kept| kept.owner == *owner && !kept.is_over())
+    pub fn is_kept_for(&self, owner: &Owner, claim: &Claim) -> bool {
+        self.lock().kept.get(claim).is_some_and(|kept| kept.owner == *owner && !kept.is_over())
     }
 
     /// For whom else it is kept, and how long, if this owner may not have it.
-    pub(crate) fn bars(&self, owner: &Owner, claim: Claim) -> Option<Barred> {
+    pub(crate) fn bars(&self, owner: &Owner, claim: &Claim) -> Option<Barred> {
         let state = self.lock();
-        let kept = state.kept.get(&claim).filter(|kept| kept.bars_others && kept.owner != *owner && !kept.is_over())?;
+        let kept = state.kept.get(claim).filter(|kept| kept.bars_others && kept.owner != *owner && !kept.is_over())?;
         Some(Barred(kept.until.map(|until| until.deadline.saturating_duration_since(Instant::now()))))
     }
 
@@ -133,8 +133,8 @@ impl Quarantine {
     }
 
     /// It is a tunnel's again, or nobody's.
-    pub(crate) fn settle(&self, claim: Claim) -> Option<Forgotten> {
-        self.lock().kept.remove(&claim)?.forgotten()
+    pub(crate) fn settle(&self, claim: &Claim) -> Option<Forgotten> {
+        self.lock().kept.remove(claim)?.forgotten()
     }
 
     /// Whether the caller is to [sweep](Self::sweep), because nobody else does.
@@ -238,16 +238,16 @@ mod tests {
     async fn what_was_asked_for_and_given_up_is_kept_from_others_for_the_period() {
         let (alice, bob) = owners();
         let quarantine = Quarantine::new(PERIOD);
-        assert_eq!(quarantine.bars(&bob, PORT), None);
+        assert_eq!(quarantine.bars(&bob, &PORT), None);
         quarantine.give_up(PORT, &alice, by_number());
-        assert_eq!((quarantine.bars(&alice, PORT), quarantine.is_kept_for(&alice, PORT)), (None, true));
-        let barred = quarantine.bars(&bob, PORT).map(|barred| barred.to_string());
+        assert_eq!((quarantine.bars(&alice, &PORT), quarantine.is_kept_for(&alice, &PORT)), (None, true));
+        let barred = quarantine.bars(&bob, &PORT).map(|barred| barred.to_string());
         assert_eq!(barred.as_deref(), Some("kept for its former owner for another 601 s"));
-        assert!(!quarantine.is_kept_for(&bob, PORT));
+        assert!(!quarantine.is_kept_for(&bob, &PORT));
 
         tokio::time::advance(PERIOD).await;
 
-        assert_eq!((quarantine.bars(&bob, PORT), quarantine.is_kept_for(&alice, PORT)), (None, false));
+        assert_eq!((quarantine.bars(&bob, &PORT), quarantine.is_kept_for(&alice, &PORT)), (None, false));
     }
 
     #[tokio::test(start_paused = true)]
@@ -255,9 +255,9 @@ mod tests {
         let (alice, bob) = owners();
         let quarantine = Quarantine::new(PERIOD);
         quarantine.give_up(PORT, &alice, GivenUpBy::WhoWasGivenIt);
-        assert_eq!((quarantine.bars(&bob, PORT), quarantine.is_kept_for(&alice, PORT)), (None, true));
-        quarantine.settle(PORT);
-        assert!(!quarantine.is_kept_for(&alice, PORT));
+        assert_eq!((quarantine.bars(&bob, &PORT), quarantine.is_kept_for(&alice, &PORT)), (None, true));
+        quarantine.settle(&PORT);
+        assert!(!quarantine.is_kept_for(&alice, &PORT));
     }
 
     #[tokio::test(start_paused = true)]
@@ -265,7 +265,7 @@ mod tests {
         let (alice, bob) = owners();
         let quarantine = Quarantine::new(Duration::ZERO);
         assert!(quarantine.give_up(PORT, &alice, by_number()).is_none());
-        assert_eq!((quarantine.bars(&bob, PORT), quarantine.is_kept_for(&alice, PORT)), (None, false));
+        assert_eq!((quarantine.bars(&bob, &PORT), quarantine.is_kept_for(&alice, &PORT)), (None, false));
     }
 
     #[tokio::test(start_paused = true)]
@@ -275,7 +275,7 @@ mod tests {
         let (id, long) = ("t-1".parse().unwrap(), SystemTime::now() + 100 * PERIOD);
         assert!(!quarantine.keep(PORT, &alice, &id, SystemTime::now()));
         assert!(quarantine.keep(PORT, &alice, &id, long));
-        assert!(quarantine.bars(&bob, PORT).is_some());
+        assert!(quarantine.bars(&bob, &PORT).is_some());
         let (over, next) = quarantine.sweep();
         assert_eq!((over, next.is_some()), (Vec::new(), true));
         tokio::time::advance(PERIOD).await;
@@ -300,13 +300,13 @@ mod tests {
             }
         }
         let barred: Vec<u16> =
-            ports.iter().copied().filter(|port| quarantine.bars(&bob, Claim::Port(*port)).is_some()).collect();
+            ports.iter().copied().filter(|port| quarantine.bars(&bob, &Claim::Port(*port)).is_some()).collect();
         assert_eq!(barred, ports[2 * MOST..]);
         assert!(
-            quarantine.is_kept_for(&alice, Claim::Port(ports[0])),
+            quarantine.is_kept_for(&alice, &Claim::Port(ports[0])),
             "where nobody has taken it, it may have it again"
         );
-        assert!(quarantine.bars(&bob, PORT).is_some() && quarantine.bars(&alice, Claim::Port(9)).is_some());
+        assert!(quarantine.bars(&bob, &PORT).is_some() && quarantine.bars(&alice, &Claim::Port(9)).is_some());
     }
 
     #[tokio::test(start_paused = true)]
@@ -316,8 +316,11 @@ mod tests {
         quarantine.hold(PORT, &alice);
         assert!(!quarantine.keep(PORT, &bob, &"t-1".parse().unwrap(), SystemTime::now() + PERIOD));
         tokio::time::advance(10 * PERIOD).await;
-        assert_eq!(quarantine.bars(&bob, PORT).map(|barred| barred.to_string()).as_deref(), Some("kept for its owner"));
-        assert_eq!(quarantine.settle(PORT), None);
-        assert_eq!(quarantine.bars(&bob, PORT), None);
+        assert_eq!(
+            quarantine.bars(&bob, &PORT).map(|barred| barred.to_string()).as_deref(),
+            Some("kept for its owner")
+        );
+        assert_eq!(quarantine.settle(&PORT), None);
+        assert_eq!(quarantine.bars(&bob, &PORT), None);
     }
 }

@@ -181,7 +181,7 @@ impl Tunnels {
 
     /// Whether a public port was this owner's lately, so that it may ask for it by number whatever else it may.
     pub fn is_kept_for(&self, owner: &Owner, port: u16) -> bool {
-        self.quarantine.is_kept_for(owner, Claim::Port(port))
+        self.quarantine.is_kept_for(owner, &Claim::Port(port))
     }
 
     pub(crate) fn check_not_draining(&self) -> Result<(), TunnelError> {
@@ -314,7 +314,7 @@ impl Tunnels {
     /// Whoever had this tunnel's address before need not be remembered any more. If that was a tunnel that could not be
     /// restored, either this is it, or it has found its successor.
     fn settle(&self, tunnel: &Tunnel) {
-        self.records.forget(self.quarantine.settle(tunnel.claim()).into_iter().collect());
+        self.records.forget(self.quarantine.settle(&tunnel.claim()).into_iter().collect());
         for record in self.parked.take_where(|record| record.claim() == tunnel.claim()) {
             if *record.id() != tunnel.about().id {
                 self.remove_record(&record);
@@ -351,7 +351,7 @@ impl Tunnels {
     /// Nobody else has taken it from the parked ones.
     async fn close_taken(&self, record: &Record, reason: CloseReason) {
         // Nothing else is remembered of the address, because it is held.
-        self.quarantine.settle(record.claim());
+        self.quarantine.settle(&record.claim());
         if record.terms.asks_for_its_address() {
             self.give_up_for(record).await;
             self.sweep_in_time();

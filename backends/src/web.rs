@@ -54,13 +54,11 @@ pub struct Web {
 pub struct WebTerms {
     /// How long a client may stop in the middle of a request's body that has an end.
     pub body_patience: Duration,
-    /// Whether it is told what was asked for after the path's `?`, which may be secret.
-    pub tells_queries: bool,
 }
 
 impl Default for WebTerms {
     fn default() -> Self {
-        Self { body_patience: Duration::from_secs(60), tells_queries: false }
+        Self { body_patience: Duration::from_secs(60) }
     }
 }
 
@@ -117,8 +115,7 @@ impl Web {
 
     async fn serve(&self, mut request: Request<Incoming>, guest: Guest) -> Response<HttpBody> {
         let reader = Reader::of(&request);
-        let queries = self.terms.tells_queries;
-        let visit = Visit::new(guest.uplink.clone(), &guest.named.host, guest.addrs.peer, &request, queries);
+        let visit = Visit::new(guest.uplink.clone(), &guest.named.host, guest.addrs.peer, &request);
         if let Err(page) = check(&request) {
             return refuse(visit, &page, StreamEnd::Finished, reader);
         }
@@ -128,8 +125,8 @@ impl Web {
         let request = ClientBody::new(request, visit.tally().clone(), guest.newcomer.clone(), body_patience);
         let going = Going { web: self, guest, visit, reader };
         match going.guest.uplink.carry() {
-            Carry::Requests => going.as_request(request, upgrade).await,
-            Carry::Connections => going.by_connection(request, upgrade).await,
+            Carry::Requests => going.request(request, upgrade).await,
+            Carry::Connections => going.connect(request, upgrade).await,
         }
     }
 }
@@ -192,7 +189,7 @@ struct Going<'w> {
 
 impl Going<'_> {
     /// As a request, where the wire to the agent is HTTP itself.
-    async fn as_request(
+    async fn request(
         self,
         mut request: Request<ClientBody>,
         upgrade: Option<(Wanted, OnUpgrade)>,
@@ -229,7 +226,7 @@ impl Going<'_> {
     }
 
     /// On a connection to the origin, where the agent takes those.
-    async fn by_connection(
+    async fn connect(
         mut self,
         mut request: Request<ClientBody>,
         upgrade: Option<(Wanted, OnUpgrade)>,

@@ -101,6 +101,7 @@ fn the_agent_knows_nothing_of_the_server() {
 fn fronts_and_carriers_know_nothing_of_each_other() {
     free_of(&["backends/src/front", "backends/src/front.rs"], &["carrier"]);
     free_of(&["backends/src/carrier", "backends/src/carrier.rs"], &["front"]);
+    free_of(&["backends/src/web", "backends/src/web.rs"], &["carrier", "front"]);
 }
 
 #[test]

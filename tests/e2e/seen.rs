@@ -174,7 +174,7 @@ async fn refusals_are_counted_by_what_and_why_and_tell_nobody_apart() {
 
         // When somebody without credentials calls and dials in, and somebody with them asks for what is not there.
         rpc(&server).await.open_tunnel(OpenTunnelRequest::default()).await.unwrap_err();
-        let dial_in = "/.well-known/ptth/t-1/ HTTP/1.1\r\nhost: h\r\nupgrade: ptth\r\nconnection: upgrade, close\r\nx:";
+        let dial_in = "/.well-known/ptth/t-1/ HTTP/1.1\r\nupgrade: ptth\r\nconnection: upgrade, close\r\nx:";
         assert_eq!(get(server.addr(), dial_in).await.unwrap().0, 401);
         let mut alice = rpc(&server).await;
         let authorized = |uri: &str| {

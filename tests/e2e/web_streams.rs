@@ -24,11 +24,14 @@ use tokio::{
     time::timeout,
 };
 use tokio_stream::wrappers::ReceiverStream;
+use tunnel_api::rpc::v1::{StreamEnd, WatchTunnelsRequest, watch_tunnels_response::Event};
 use tunnel_tests::{
     client::{Ended, hear_out},
-    server::server,
+    server::{rpc, server},
     web::{Http2, Way, answer_to, body, get, hear_answer, hear_head, say, site},
 };
+
+use crate::rpc::next;
 
 each_way! {
     an_event_comes_while_the_answer_goes_on
@@ -43,6 +46,7 @@ each_way! {
     a_kept_alive_connection_is_kept_to_the_origin
     what_has_no_body_has_none
     much_goes_through_both_ways_at_once
+    each_request_is_told_to_its_owner
 }
 
 fn streamed(parts: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Response<Body> {
@@ -334,6 +338,41 @@ async fn much_goes_through_both_ways_at_once(way: Way) {
     let head = String::from_utf8_lossy(&heard[..at]).into_owned();
     let echoed = unchunked(&head, &heard[at + 4..]);
     assert!(echoed == bytes, "{} bytes came back of {}", echoed.len(), bytes.len());
+}
+
+async fn each_request_is_told_to_its_owner(way: Way) {
+    let server = server().await;
+    let app = Router::new()
+        .route("/echo", any(async |body: String| body))
+        .route("/never", any(async || std::future::pending::<()>().await));
+    let blog = site(&server, way, "http://blog", app).await;
+    let filter = WatchTunnelsRequest { requests: true, ..WatchTunnelsRequest::default() };
+    let mut events = rpc(&server).await.watch_tunnels(filter).await.unwrap().into_inner();
+    while !matches!(next(&mut events).await, Event::Ready(_)) {}
+    let mut told = async || loop {
+        if let Event::RequestEnded(told) = next(&mut events).await {
+            return told;
+        }
+    };
+    let request =
+        "POST /echo?secret=1 HTTP/1.1\r\nhost: BLOG.localhost\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello";
+    assert!(answer_to(&server, request).await.unwrap().ends_with("hello"));
+    let first = told().await;
+    assert_eq!((&*first.method, &*first.host, &*first.path), ("POST", "blog.localhost", "/echo"));
+    assert_eq!(
+        (first.status, first.end(), first.bytes_to_agent, first.bytes_to_client),
+        (200, StreamEnd::Finished, 5, 5)
+    );
+    assert!(
+        first.client.starts_with("127.0.0.1:") && first.first_byte.is_some() && first.duration.is_some(),
+        "{first:?}"
+    );
+    // One whose client goes is told, too.
+    let client = say(&server, &get(&blog.host, "/never")).await.unwrap();
+    client.set_zero_linger().unwrap();
+    drop(client);
+    let second = told().await;
+    assert_eq!((&*second.path, second.status, second.end()), ("/never", 0, StreamEnd::AbortedByClient));
 }
 
 fn unchunked(head: &str, mut body: &[u8]) -> Vec<u8> {

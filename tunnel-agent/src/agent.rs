@@ -1,5 +1,10 @@
 use std::{path::PathBuf, sync::Arc};
 
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tokio::sync::mpsc;
+use tower::{BoxError, Service};
 use tunnel_api::{
     Caller, NameError, TunnelBackend, TunnelError,
     rpc::{Connect, ConnectError, Token, TokenError},
@@ -7,7 +12,7 @@ use tunnel_api::{
 };
 use tunnel_backends::carrier::DialError;
 
-use crate::{Tunnel, TunnelListener};
+use crate::{RequestBody, ServedTunnel, Tunnel, TunnelListener, held::Held, serve::App, stream::Offered};
 
 /// Opens tunnels.
 #[derive(Clone)]
@@ -50,6 +55,15 @@ pub enum OpenError {
     /// The name is none.
     #[error("not a tunnel name: {0}")]
     BadName(#[from] NameError),
+    /// The name would be the host name too, and can be none.
+    #[error("the name {0} can be no host name; give the tunnel a host besides, or a name of letters, digits and '-'")]
+    NameIsNoHost(String),
+    /// The host is none.
+    #[error("{0:?} is no host name; write one such as blog or blog.example.com")]
+    BadHost(String),
+    /// A listener was asked to take requests.
+    #[error("a listener takes connections and no requests; answer requests with Agent::serve")]
+    ListensForConnections,
     /// The server offers a tunnel that this agent has no dialler for.
     #[error(transparent)]
     CannotDial(#[from] DialError),
@@ -80,10 +94,48 @@ impl Agent {
 
     /// Opens a tunnel and starts dialling in. It stays open until the listener is dropped and the streams it gave out have
     /// ended.
+    ///
+    /// Clients of [`Tunnel::http`] come as connections, on which they speak HTTP; [`serve`](Self::serve) answers their requests.
     pub async fn open(&self, tunnel: Tunnel) -> Result<TunnelListener, OpenError> {
+        let (held, offers) = self.hold(tunnel.of_connections()?).await?;
+        Ok(TunnelListener::new(held, offers))
+    }
+
+    /// Opens a tunnel and answers what comes through it with `app`: an axum `Router`, or any tower service that takes requests.
+    ///
+    /// ```no_run
+    /// # async fn example(app: axum::Router) -> Result<(), Box<dyn std::error::Error>> {
+    /// use tunnel_agent::{Agent, Tunnel};
+    ///
+    /// let served = Agent::connect("http://127.0.0.1:8010").await?.serve(Tunnel::http().name("blog"), app).await?;
+    /// println!("{}", served.address());
+    /// served.closed().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// Where the wire carries requests, each is given to the app as it comes, and what the app answers goes back as it is made. On
+    /// connections HTTP/1.1 and HTTP/2 are spoken. Upgrades look as HTTP/1.1's do on both, so axum's `WebSocketUpgrade` works. The
+    /// client's [`Peer`](crate::Peer) is among the request's extensions, and axum's `ConnectInfo<Peer>` can be had.
+    ///
+    /// A request's body ends in an error where the client breaks off; a client that is gone drops the app's future. An answer whose
+    /// body fails, a service's error and a panic are that client's only: it sees an abort.
+    pub async fn serve<S, B>(&self, tunnel: Tunnel, app: S) -> Result<ServedTunnel, OpenError>
+    where
+        S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let (held, offers) = self.hold(tunnel).await?;
+        Ok(ServedTunnel::start(held, offers, App::new(app)))
+    }
+
+    async fn hold(&self, tunnel: Tunnel) -> Result<(Held, mpsc::Receiver<Offered>), OpenError> {
         let request = tunnel.request(None)?;
         let opened = self.backend.open_tunnel(&Caller::embedded(), request).await?;
-        TunnelListener::start(self.backend.clone(), self.tls.clone(), tunnel, opened).map_err(Into::into)
+        Held::start(self.backend.clone(), self.tls.clone(), tunnel, opened).map_err(Into::into)
     }
 }
 

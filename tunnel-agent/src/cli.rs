@@ -13,11 +13,13 @@ pub(crate) mod stdout;
 
 pub(crate) mod close;
 pub(crate) mod completions;
+pub(crate) mod http;
 pub(crate) mod list;
 pub(crate) mod tcp;
 pub(crate) mod watch;
 
 mod json;
+mod opening;
 mod requests;
 mod status;
 mod table;

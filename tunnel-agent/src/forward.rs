@@ -9,10 +9,10 @@ use std::sync::Arc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tunnel_backends::relay::{Duplex as _, Pace, RelayTimes, relay};
 
-use crate::{TunnelListener, stream::Offered};
+use crate::{TunnelListener, stream::OfferedConnection};
 
 pub use counts::{ForwardCounts, ForwardMeter};
-use service::Service;
+pub(crate) use service::{Service, what_to_check};
 pub use target::{Target, TargetError};
 
 impl TunnelListener {
@@ -36,7 +36,7 @@ impl TunnelListener {
         let forwarding = Arc::new(forwarding);
         let clients = TaskTracker::new();
         while let Some(client) = self.offered().await {
-            let (forwarding, hang_up) = (forwarding.clone(), self.hang_up.clone());
+            let (forwarding, hang_up) = (forwarding.clone(), self.held.hang_up.clone());
             clients.spawn(async move { forwarding.serve(client, &hang_up).await });
         }
         clients.close();
@@ -82,11 +82,11 @@ impl Forwarding {
         self.meter.clone()
     }
 
-    async fn serve(&self, client: Offered, hang_up: &CancellationToken) {
+    async fn serve(&self, client: OfferedConnection, hang_up: &CancellationToken) {
         let counted = self.meter.client_came();
         let from = client.client_addr();
         let header = self.with_proxy_header.then(|| tunnel_backends::proxy::header(from, client.public_addr()));
-        let Some(mut service) = self.service.connect(header.as_deref()).await else {
+        let Ok(mut service) = self.service.connect(header.as_deref()).await else {
             counted.was_turned_away();
             return client.refuse();
         };

@@ -24,6 +24,7 @@ use crate::{
     backoff::{Backoff, Failure},
     demand::Demand,
     news::{closed, was_closed},
+    requests::Feed,
     stream::Offered,
 };
 
@@ -51,6 +52,8 @@ pub(crate) struct Keeper {
     /// Gone when no more are taken.
     streams: Option<mpsc::Sender<Offered>>,
     state: watch::Sender<AgentState>,
+    /// For whoever wants to hear of requests.
+    feed: Arc<Feed>,
     stop: Stop,
     /// Streams that were given out and have not ended.
     running: TaskTracker,
@@ -99,6 +102,7 @@ impl Over {
 }
 
 impl Keeper {
+    #[expect(clippy::too_many_arguments, reason = "its one caller has each of them once")]
     pub(crate) fn new(
         backend: Arc<dyn TunnelBackend>,
         dialling: Dialling,
@@ -106,6 +110,7 @@ impl Keeper {
         opened: OpenedTunnel,
         streams: mpsc::Sender<Offered>,
         state: watch::Sender<AgentState>,
+        feed: Arc<Feed>,
         stop: Stop,
     ) -> Self {
         let most = tunnel.most_waiting().min(opened.connections as usize).max(1);
@@ -116,6 +121,7 @@ impl Keeper {
             opened,
             streams: Some(streams),
             state,
+            feed,
             stop,
             running: TaskTracker::new(),
             dial_ins: JoinSet::new(),
@@ -174,7 +180,7 @@ impl Keeper {
 
     /// Dials in, hands on who comes, and comes back when something was away.
     async fn serve(&mut self) -> Over {
-        let leave = self.stop.leave.clone();
+        let (leave, feed) = (self.stop.leave.clone(), self.feed.clone());
         self.fill();
         let mut events = self.watch().await;
         if let Some(over) = was_closed(&mut events).await.and_then(Over::by) {
@@ -193,7 +199,14 @@ impl Keeper {
             tokio::select! {
                 biased;
                 () = leave.cancelled() => return Over::Left,
-                reason = closed(&mut events) => {
+                () = feed.becomes_wanted() => {
+                    // What is told now has to be asked for anew.
+                    (events, watching) = (self.watch().await, None);
+                    if let Some(over) = was_closed(&mut events).await.and_then(Over::by) {
+                        return over;
+                    }
+                }
+                reason = closed(&mut events, &feed) => {
                     if let Some(over) = reason.and_then(Over::by) {
                         return over;
                     }
@@ -214,7 +227,7 @@ impl Keeper {
                         Standing::Unknown => Some(self.ask_again(Failure::Silent)),
                         Standing::Refused(error) => return refused(&error),
                         Standing::Gone => {
-                            let told = timeout(TOLD, closed(&mut events)).await.ok().flatten();
+                            let told = timeout(TOLD, closed(&mut events, &feed)).await.ok().flatten();
                             if let Some(over) = told.and_then(Over::by) {
                                 return over;
                             }
@@ -411,7 +424,7 @@ impl Keeper {
     }
 
     fn our_news(&self) -> WatchFilter {
-        WatchFilter { id: Some(self.opened.id.clone()), name: None, requests: false }
+        WatchFilter { id: Some(self.opened.id.clone()), name: None, requests: self.feed.is_wanted() }
     }
 }
 

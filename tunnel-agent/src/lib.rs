@@ -13,25 +13,35 @@
 //!
 //! Where to read: [`Agent`] opens tunnels, [`Tunnel`] says which, [`TunnelListener`] is what comes of it: it plugs into axum
 //! (`axum::serve`), tonic (`serve_with_incoming`) and anything that takes connections ([`TunnelListener::accept`]), or
-//! forwards them to an address ([`TunnelListener::forward_to`], [`Forwarding`]). `keeper.rs` is what keeps the tunnel alive behind it.
+//! forwards them to an address ([`TunnelListener::forward_to`], [`Forwarding`]). Web clients of [`Tunnel::http`] need no listener:
+//! [`Agent::serve`] answers their requests with an app, and a [`Proxy`] is one that asks a local service. `keeper.rs` is what
+//! keeps the tunnel alive behind either.
 
 mod agent;
 mod backoff;
 mod demand;
 mod forward;
+mod held;
 mod keeper;
 mod listener;
 mod news;
+mod proxy;
+mod requests;
+mod serve;
 mod stream;
 mod tunnel;
 
 pub use agent::{Agent, AgentBuilder, OpenError};
 pub use forward::{ForwardCounts, ForwardMeter, Forwarding, Target, TargetError};
-pub use listener::{AgentState, TunnelListener};
+pub use held::AgentState;
+pub use listener::TunnelListener;
+pub use proxy::{HostHeader, Proxy};
+pub use requests::{RequestNews, Requests};
+pub use serve::{RequestBody, ServedTunnel};
 pub use stream::{Peer, TunnelStream};
 pub use tunnel::Tunnel;
 pub use tunnel_api::{
-    PublicAddress, TunnelError, TunnelId,
+    Carry, PublicAddress, RequestEnded, StreamEnd, TunnelError, TunnelId,
     rpc::ConnectError,
     tls::{ClientCertificate, Fingerprint, Trust, TrustError},
 };

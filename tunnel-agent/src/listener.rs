@@ -2,24 +2,18 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use axum::{extract::connect_info::Connected, serve::IncomingStream};
 use futures_util::Stream;
-use tokio::{
-    sync::{mpsc, watch},
-    task::JoinHandle,
-};
-use tokio_util::sync::{CancellationToken, DropGuard};
-use tunnel_api::{OpenedTunnel, PublicAddress, TunnelBackend, TunnelId, tls::ClientTls};
-use tunnel_backends::carrier::{DialError, dialler_for};
+use tokio::sync::{mpsc, watch};
+use tunnel_api::{PublicAddress, TunnelId};
 
 use crate::{
-    Peer, Tunnel, TunnelStream,
-    keeper::{Dialling, Keeper, Stop},
-    stream::Offered,
+    AgentState, Peer, Requests, TunnelStream,
+    held::Held,
+    stream::{Offered, OfferedConnection},
 };
 
 /// The clients of a tunnel, one after the other.
@@ -30,73 +24,23 @@ use crate::{
 /// Dropping it stops taking clients; the streams it gave out go on, and when the last one has ended the tunnel is closed. (A
 /// named tunnel is not closed but left: its address stays ours until its time is up.) [`close`](Self::close) ends it all.
 pub struct TunnelListener {
-    id: TunnelId,
-    address: PublicAddress,
-    streams: mpsc::Receiver<Offered>,
-    state: watch::Receiver<AgentState>,
-    stop: Stop,
-    /// Aborts what is being forwarded.
-    pub(crate) hang_up: CancellationToken,
-    keeper: JoinHandle<()>,
-    _leave: DropGuard,
-}
-
-/// How the tunnel stands, seen from the agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum AgentState {
-    /// Dialling in; clients wait at the server.
-    Dialling,
-    /// Dialled in: clients come through.
-    Online,
-    /// The tunnel was closed by somebody else, or by us.
-    Closed,
-    /// The server refuses our credentials, or they no longer grant the tunnel; what was open is closed. Trying again would
-    /// not help.
-    Refused,
-}
-
-impl AgentState {
-    /// Whether it will stay so.
-    pub fn is_final(self) -> bool {
-        matches!(self, Self::Closed | Self::Refused)
-    }
+    pub(crate) held: Held,
+    offers: mpsc::Receiver<Offered>,
 }
 
 impl TunnelListener {
-    pub(crate) fn start(
-        backend: Arc<dyn TunnelBackend>,
-        tls: ClientTls,
-        tunnel: Tunnel,
-        opened: OpenedTunnel,
-    ) -> Result<Self, DialError> {
-        let dialler = dialler_for(&opened.uri, &tls)?;
-        let (id, address) = (opened.id.clone(), opened.address.clone());
-        let (streams_in, streams) = mpsc::channel(1);
-        let (state_in, state) = watch::channel(AgentState::Dialling);
-        let stop = Stop { leave: CancellationToken::new(), close: CancellationToken::new() };
-        let keeper = Keeper::new(
-            backend,
-            Dialling { tls, dialler: dialler.into() },
-            tunnel,
-            opened,
-            streams_in,
-            state_in,
-            stop.clone(),
-        );
-        let keeper = tokio::spawn(keeper.run());
-        let leave = stop.leave.clone().drop_guard();
-        Ok(Self { id, address, streams, state, stop, hang_up: CancellationToken::new(), keeper, _leave: leave })
+    pub(crate) fn new(held: Held, offers: mpsc::Receiver<Offered>) -> Self {
+        Self { held, offers }
     }
 
     /// What lists and events call the tunnel. One that a server had forgotten is opened again under another id.
     pub fn id(&self) -> &TunnelId {
-        &self.id
+        self.held.id()
     }
 
     /// The public address, to be advertised.
     pub fn address(&self) -> &PublicAddress {
-        &self.address
+        self.held.address()
     }
 
     /// The next client. Fails only when the tunnel is closed for good. Cancel-safe.
@@ -110,36 +54,40 @@ impl TunnelListener {
     }
 
     /// The next client, which has yet to be taken.
-    pub(crate) async fn offered(&mut self) -> Option<Offered> {
-        self.streams.recv().await
+    pub(crate) async fn offered(&mut self) -> Option<OfferedConnection> {
+        loop {
+            if let Some(connection) = self.offers.recv().await?.connection() {
+                return Some(connection);
+            }
+        }
     }
 
     /// Follows how the tunnel stands.
     pub fn state(&self) -> watch::Receiver<AgentState> {
-        self.state.clone()
+        self.held.state()
+    }
+
+    /// Follows the requests of the tunnel's clients, where the server sees them: those of [`Tunnel::http`](crate::Tunnel::http). There
+    /// is one reader; asking again takes them from the one before.
+    pub fn requests(&self) -> Requests {
+        self.held.requests()
     }
 
     /// Resolves when the tunnel is closed for good.
     pub async fn closed(&self) {
-        // The keeper's end is as good as its word.
-        let _ = self.state.clone().wait_for(|state| state.is_final()).await;
+        self.held.closed().await;
     }
 
     /// Leaves a named tunnel to whoever opens it next, and closes any other. Clients that are being
     /// [forwarded](Self::forward_to) are reset; streams that were accepted go on, and it returns when they have ended.
     pub async fn leave(self) {
-        self.hang_up.cancel();
-        self.stop.leave.cancel();
-        drop(self.streams);
-        // A keeper that panicked has nothing left to wait for.
-        let _ = self.keeper.await;
+        drop(self.offers);
+        self.held.leave().await;
     }
 
     /// Closes the tunnel, a named one too, and aborts its streams. When it returns, the address is free.
     pub async fn close(self) {
-        self.stop.close.cancel();
-        // A keeper that panicked has nothing left to close.
-        let _ = self.keeper.await;
+        self.held.close().await;
     }
 }
 
@@ -164,8 +112,8 @@ impl axum::serve::Listener for TunnelListener {
 
     /// The public address, where it is an IP address and not a name.
     fn local_addr(&self) -> io::Result<Peer> {
-        let ip = self.address.host().ip().ok_or(io::ErrorKind::AddrNotAvailable)?;
-        Ok(Peer { client_addr: SocketAddr::new(ip, self.address.port()) })
+        let ip = self.address().host().ip().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Ok(Peer { client_addr: SocketAddr::new(ip, self.address().port()) })
     }
 }
 
@@ -181,10 +129,9 @@ impl Stream for TunnelListener {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            match ready!(self.streams.poll_recv(cx)).map(Offered::accept) {
-                Some(Ok(stream)) => return Poll::Ready(Some(Ok(stream))),
-                Some(Err(_)) => {}
-                None => return Poll::Ready(None),
+            let Some(offered) = ready!(self.offers.poll_recv(cx)) else { return Poll::Ready(None) };
+            if let Some(Ok(stream)) = offered.connection().map(OfferedConnection::accept) {
+                return Poll::Ready(Some(Ok(stream)));
             }
         }
     }
@@ -193,8 +140,8 @@ impl Stream for TunnelListener {
 impl std::fmt::Debug for TunnelListener {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("TunnelListener")
-            .field("address", &self.address)
-            .field("state", &*self.state.borrow())
+            .field("address", self.address())
+            .field("state", &*self.state().borrow())
             .finish_non_exhaustive()
     }
 }

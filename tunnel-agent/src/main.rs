@@ -4,7 +4,7 @@ mod cli;
 
 use std::process::ExitCode;
 
-use cli::{args::Command, close, completions, environment, list, log, screen::Screen, tcp, watch};
+use cli::{args::Command, close, completions, environment, http, list, log, screen::Screen, tcp, watch};
 use tunnel_backends::process;
 
 #[tokio::main]
@@ -15,6 +15,8 @@ async fn main() -> ExitCode {
     process::raise_descriptor_limit();
     let server = &args.server;
     let end = match args.command {
+        Command::Http(args_of_it) => http::run(&args_of_it, server, &screen).await,
+        Command::Tls(args_of_it) => tcp::run_tls(&args_of_it, server, &screen).await,
         Command::Tcp(args_of_it) => tcp::run(&args_of_it, server, &screen).await,
         Command::List(args_of_it) => list::run(&args_of_it, server, &screen).await,
         Command::Watch(args_of_it) => watch::run(&args_of_it, server, &screen).await,

@@ -1,10 +1,12 @@
-//! What the server tells of our tunnel, as far as it matters: whether it was closed, and why.
+//! What the server tells of our tunnel, as far as it matters: whether it was closed, and why. What it tells of requests is passed on.
 
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use tokio::time::timeout;
 use tunnel_api::{CloseReason, TunnelEvents, What};
+
+use crate::requests::Feed;
 
 /// Why the tunnel was closed between its opening and our watching it, if it was: then it is no part of the present state.
 pub(crate) async fn was_closed(events: &mut Option<TunnelEvents>) -> Option<CloseReason> {
@@ -25,15 +27,14 @@ pub(crate) async fn was_closed(events: &mut Option<TunnelEvents>) -> Option<Clos
 }
 
 /// Why the tunnel was closed; `None` when there will be no news. Then it is not asked again: it would never resolve.
-pub(crate) async fn closed(events: &mut Option<TunnelEvents>) -> Option<CloseReason> {
+pub(crate) async fn closed(events: &mut Option<TunnelEvents>, feed: &Feed) -> Option<CloseReason> {
     let Some(news) = events else { return std::future::pending().await };
     loop {
         match news.next().await {
-            Some(Ok(event)) => {
-                if let What::Closed { reason } = event.what {
-                    return Some(reason);
-                }
-            }
+            Some(Ok(event)) => match event.what {
+                What::Closed { reason } => return Some(reason),
+                what => feed.tell(what),
+            },
             Some(Err(_)) | None => {
                 *events = None;
                 return None;

@@ -9,7 +9,7 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tunnel_backends::{
-    carrier::{Declined, Offer},
+    carrier::{ConnectionOffer, Declined, Offer, RequestOffer},
     relay::{BoxDuplex, Duplex},
 };
 
@@ -60,19 +60,38 @@ impl Drop for TunnelStream {
     }
 }
 
-/// A client on its way to the application. If it never gets there, it is left to another agent, or else reset: it must not
-/// look like an empty answer.
+/// A client, or one of its requests, on its way to the application. If it never gets there, it is left to another agent, or else
+/// reset: it must not look like an empty answer.
 #[derive(Debug)]
-pub(crate) struct Offered {
-    offer: Offer,
-    open: TaskTrackerToken,
+pub(crate) enum Offered {
+    Connection(OfferedConnection),
+    Request(OfferedRequest),
 }
 
 impl Offered {
     pub(crate) fn new(offer: Offer, open: TaskTrackerToken) -> Self {
-        Self { offer, open }
+        match offer {
+            Offer::Connection(offer) => Self::Connection(OfferedConnection { offer, open }),
+            Offer::Request(offer) => Self::Request(OfferedRequest { offer, open }),
+        }
     }
 
+    /// For who takes connections only.
+    pub(crate) fn connection(self) -> Option<OfferedConnection> {
+        match self {
+            Self::Connection(connection) => Some(connection),
+            Self::Request(_) => None,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct OfferedConnection {
+    offer: ConnectionOffer,
+    open: TaskTrackerToken,
+}
+
+impl OfferedConnection {
     pub(crate) fn client_addr(&self) -> SocketAddr {
         self.offer.client_addr
     }
@@ -91,6 +110,13 @@ impl Offered {
     pub(crate) fn refuse(self) {
         self.offer.decline(Declined::Refused);
     }
+}
+
+#[derive(Debug)]
+pub(crate) struct OfferedRequest {
+    pub(crate) offer: RequestOffer,
+    /// The tunnel is closed only after the last of them.
+    pub(crate) open: TaskTrackerToken,
 }
 
 impl AsyncRead for TunnelStream {

@@ -19,7 +19,8 @@ use tunnel_api::{
     TunnelUri,
     rpc::v1::{
         CloseTunnelRequest, GetTunnelAddressRequest, ListTunnelsRequest, OpenTunnelRequest, OpenTunnelResponse,
-        client::TunnelClient, close_tunnel_request::Tunnel as Which,
+        RequestEnded, StreamEnd, WatchTunnelsRequest, client::TunnelClient, close_tunnel_request::Tunnel as Which,
+        watch_tunnels_response::Event,
     },
 };
 use tunnel_server::auth::{
@@ -43,6 +44,10 @@ struct Server {
 
 impl Server {
     async fn start(format: &str, level: &str) -> Self {
+        Self::configured("", format, level).await
+    }
+
+    async fn configured(config: &str, format: &str, level: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = |name: &str, text: &str| -> PathBuf {
             let path = directory.path().join(name);
@@ -58,7 +63,8 @@ impl Server {
             ..NewToken::default()
         };
         let token = edit::add(&credentials, &new).unwrap().1;
-        let config = file("config.toml", "credentials = 'credentials.toml'\n[ports]\npublic = 0\ndial_in = 0\n");
+        let config = format!("credentials = 'credentials.toml'\n[ports]\npublic = 0\ndial_in = 0\n{config}");
+        let config = file("config.toml", &config);
         let mut child = Command::new(env!("CARGO_BIN_EXE_tunnel-server"))
             .args(["--config", config.to_str().unwrap(), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
             .args(["--log-format", format])
@@ -261,6 +267,80 @@ async fn a_flood_of_refusals_is_summed_up() {
     assert!(refusals.len() <= 30, "{} lines", refusals.len());
     assert!(refusals.iter().any(|line| line["peer.network"] == "127.0.0.1/32"), "{refusals:#?}");
 }
+
+/// A request to a tunnel of its own, and what is told of it to whoever watches.
+async fn request(server: &Server, path: &str) -> RequestEnded {
+    let token = server.token.expose();
+    let mut rpc = TunnelClient::connect(format!("http://{}", server.addr)).await.unwrap();
+    let watch = WatchTunnelsRequest { requests: true, ..WatchTunnelsRequest::default() };
+    let mut told = rpc.watch_tunnels(bearing(token, watch)).await.unwrap().into_inner();
+    let open =
+        OpenTunnelRequest { backend: "tcp".to_owned(), address: "http://".to_owned(), ..OpenTunnelRequest::default() };
+    let opened: OpenTunnelResponse = rpc.open_tunnel(bearing(token, open)).await.unwrap().into_inner();
+    let mut agent = TcpStream::connect(opened.uri.strip_prefix("tcp://").unwrap()).await.unwrap();
+    let mut client = TcpStream::connect(&server.addr).await.unwrap();
+    let host = opened.address.strip_prefix("http://").unwrap().trim_end_matches('/');
+    let asked = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nauthorization: {SECRET}\r\nconnection: close\r\n\r\n");
+    client.write_all(asked.as_bytes()).await.unwrap();
+    let mut heard = Vec::new();
+    while !heard.ends_with(b"\r\n\r\n") {
+        assert_ne!(timeout(LIMIT, agent.read_buf(&mut heard)).await.expect("a request").unwrap(), 0);
+    }
+    agent.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello").await.unwrap();
+    let mut answer = String::new();
+    timeout(LIMIT, client.read_to_string(&mut answer)).await.expect("an answer").unwrap();
+    assert!(answer.ends_with("hello"), "{answer}");
+    loop {
+        let event = timeout(LIMIT, told.message()).await.expect("news").unwrap().unwrap();
+        if let Some(Event::RequestEnded(request)) = event.event {
+            return request;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_a_line_of_the_access_log_and_told_to_its_owner_and_counted() {
+    let server = Server::start("json", "info").await;
+    let told = request(&server, "/page?secret=1").await;
+    assert_eq!((told.method.as_str(), told.path.as_str(), told.status), ("GET", "/page", 200));
+    assert_eq!((told.end(), told.bytes_to_client), (StreamEnd::Finished, 5));
+    let metrics = server.metrics().await;
+    assert!(metrics.contains("tunnel_requests_total{status=\"2xx\",end=\"finished\"} 1\n"), "{metrics}");
+
+    let log = server.stop().await;
+    let lines: Vec<Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let [line] = lines.iter().filter(|line| line["target"] == "access").collect::<Vec<_>>()[..] else {
+        panic!("{log}")
+    };
+    let texts = ["method", "host", "path", "client.addr", "end"].map(|field| line[field].as_str().unwrap());
+    assert_eq!(texts, ["GET", &told.host, "/page", &told.client, "finished"]);
+    assert_eq!((&line["status"], &line["bytes.to_client"], &line["level"]), (&200.into(), &5.into(), &"INFO".into()));
+    for field in ["tunnel.id", "first_byte_ms", "duration_ms"] {
+        assert!(!line[field].is_null(), "{line}");
+    }
+    assert!(!log.contains(SECRET) && !log.contains("secret=1"), "{log}");
+}
+
+#[tokio::test]
+async fn a_request_is_a_short_line_where_people_read_the_log() {
+    let mut server = Server::start("text", "info").await;
+    let told = request(&server, "/page").await;
+    let line = server.hear(" INFO access: ").await;
+    assert!(line.starts_with(&format!("GET {} /page 200 5 B ", told.host)), "{line}");
+}
+
+#[tokio::test]
+async fn where_requests_are_not_logged_their_owner_sees_them_still_and_with_queries_where_that_is_configured() {
+    let config = "[access_log]\nenabled = false\nquery = true\n";
+    let server = Server::configured(config, "text", "info").await;
+    let told = request(&server, "/page?q=1").await;
+    assert_eq!(told.path, "/page?q=1");
+    let log = server.stop().await;
+    assert!(!log.contains(" access: ") && !log.contains("/page"), "{log}");
+}
+
+/// What a client says in a header.
+const SECRET: &str = "the-clients-own";
 
 /// Nobody reads the log while calls are made until some of it is lost. Says how many lines are.
 async fn lose_lines(server: &Server) -> u64 {

@@ -6,7 +6,11 @@ use tunnel_api::{
     tls::{ClientTls, HandshakeError},
 };
 
-use super::{Declined, ptth::PtthDialler, tcp::TcpDialler};
+use super::{
+    Declined,
+    ptth::{PtthDialler, RequestOffer},
+    tcp::TcpDialler,
+};
 use crate::relay::BoxDuplex;
 
 /// The agent's half of a carrier. One serves one tunnel for as long as its agent lives.
@@ -28,16 +32,25 @@ pub enum ClientsPerDialIn {
     Many,
 }
 
-/// A dial-in: clients come through it.
+/// A dial-in: clients come through it, or their requests.
 #[async_trait]
 pub trait Incoming: Send {
-    /// The next client; `None` when this dial-in has had all that it was for. Dropping the future may cost a client that has
+    /// The next one; `None` when this dial-in has had all that it was for. Dropping the future may cost a client that has
     /// just come, who then sees a reset.
     async fn next(&mut self) -> Result<Option<Offer>, DialError>;
 }
 
+/// What comes through a dial-in. Dropping it leaves it to another agent.
+#[derive(Debug)]
+pub enum Offer {
+    /// A client's connection.
+    Connection(ConnectionOffer),
+    /// A client's request, where the wire is HTTP itself.
+    Request(RequestOffer),
+}
+
 /// A client, offered to the agent. Dropping it declines it as untouched.
-pub struct Offer {
+pub struct ConnectionOffer {
     /// Where the client comes from.
     pub client_addr: SocketAddr,
     /// Where it connected to.
@@ -54,7 +67,7 @@ pub trait Answer: Send {
     fn decline(self: Box<Self>, why: Declined);
 }
 
-impl Offer {
+impl ConnectionOffer {
     /// A client that waits for this answer.
     pub fn new(client_addr: SocketAddr, public_addr: SocketAddr, answer: impl Answer + 'static) -> Self {
         Self { client_addr, public_addr, answer: Some(Box::new(answer)) }
@@ -74,7 +87,7 @@ impl Offer {
     }
 }
 
-impl Drop for Offer {
+impl Drop for ConnectionOffer {
     fn drop(&mut self) {
         if let Some(answer) = self.answer.take() {
             answer.decline(Declined::Untouched);
@@ -129,8 +142,8 @@ pub fn dialler_for(uri: &TunnelUri, tls: &ClientTls) -> Result<Box<dyn Dialler>,
     }
 }
 
-impl fmt::Debug for Offer {
+impl fmt::Debug for ConnectionOffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Offer").field("client_addr", &self.client_addr).finish_non_exhaustive()
+        f.debug_struct("ConnectionOffer").field("client_addr", &self.client_addr).finish_non_exhaustive()
     }
 }

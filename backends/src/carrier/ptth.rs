@@ -13,9 +13,12 @@
 //! the client, 503 leaves it to another agent, anything else refuses it. END_STREAM is the end of a direction and RST_STREAM
 //! aborts both.
 //!
+//! Where the tunnel carries requests, a client's request is a request. Any answer is the answer; RST_STREAM(REFUSED_STREAM)
+//! leaves it to another agent. An upgrade is an extended CONNECT (RFC 8441).
+//!
 //! Both ends share `stream` and `inbox` (the bytes of one client), `pulse` and `window` (is the peer there, and how much fills the path)
 //! and `limits` (HTTP/2's settings, and why). The server's: `upgrade` (the HTTP/1.1 side), `gate` (who may come in), `session`
-//! (one agent's connection), `resets`. The agent's: `dial`.
+//! (one agent's connection), `resets`. The agent's: `dial`, and `answer` (to a request).
 
 mod forwarded;
 mod inbox;
@@ -25,6 +28,8 @@ mod stream;
 mod window;
 mod wire;
 
+#[cfg(feature = "dial")]
+mod answer;
 #[cfg(feature = "serve")]
 mod caller;
 #[cfg(feature = "dial")]
@@ -40,6 +45,8 @@ mod session;
 #[cfg(feature = "serve")]
 mod upgrade;
 
+#[cfg(feature = "dial")]
+pub use answer::{RequestBody, RequestOffer, Responder};
 #[cfg(feature = "dial")]
 pub use dial::PtthDialler;
 #[cfg(feature = "serve")]

@@ -18,7 +18,7 @@ use tunnel_api::{TunnelUri, tls::ClientTls};
 
 use super::soon;
 use crate::{
-    carrier::{ClientsPerDialIn, DialError, Dialler, dialler_for},
+    carrier::{ClientsPerDialIn, DialError, Dialler, Offer, dialler_for},
     relay::{BoxDuplex, Duplex as _},
 };
 
@@ -158,6 +158,8 @@ async fn keep_dialling(dialler: Arc<dyn Dialler>, uri: TunnelUri, taken: mpsc::S
 async fn dial_once(dialler: &dyn Dialler, uri: &TunnelUri, taken: &mpsc::Sender<AgentStream>) -> Result<(), DialError> {
     let mut clients = dialler.dial(uri).await?;
     while let Some(offer) = clients.next().await? {
+        // A request is not for this agent, and is left to another one.
+        let Offer::Connection(offer) = offer else { continue };
         let client_addr = offer.client_addr;
         // A client may have gone meanwhile.
         if let Ok(io) = offer.accept() {

@@ -120,9 +120,14 @@ impl Page {
         }
         match self {
             Self::Method => {
-                drop(headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")))
+                headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
             }
-            Self::ByTls(Some(url)) => drop(HeaderValue::from_str(url).map(|url| headers.insert(LOCATION, url))),
+            Self::ByTls(Some(url)) => {
+                // It is a host that has been looked at, and a path that came in a request.
+                if let Ok(url) = HeaderValue::from_str(url) {
+                    headers.insert(LOCATION, url);
+                }
+            }
             // What follows on the connection is not to be guessed.
             Self::Ambiguous(_) | Self::TooSlow if reader.closes => {
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -205,7 +210,7 @@ impl Page {
                 "Try again in a moment.",
                 "",
             )
-            .for_owner(format!("A limit was reached: {which}.")),
+            .for_owner(&format!("A limit was reached: {which}.")),
             Self::NoAgent(host) => text(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "no-agent",
@@ -248,7 +253,7 @@ impl Page {
 
 impl Text {
     /// There is more to say to whoever runs the service than a text that is always the same.
-    fn for_owner(mut self, what: String) -> Self {
+    fn for_owner(mut self, what: &str) -> Self {
         self.visitor = format!("{} {what}", self.visitor);
         self
     }

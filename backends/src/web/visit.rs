@@ -19,6 +19,7 @@ use bytes::Bytes;
 use http::{
     Request, StatusCode, Version,
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+    uri::PathAndQuery,
 };
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -55,15 +56,9 @@ pub(super) struct Tally {
 }
 
 impl Visit {
-    pub(super) fn new<B>(
-        uplink: Uplink,
-        host: &Host,
-        client: SocketAddr,
-        request: &Request<B>,
-        with_query: bool,
-    ) -> Self {
-        let uri = request.uri();
-        let path = if with_query { uri.path_and_query().map_or("/", |path| path.as_str()) } else { uri.path() };
+    pub(super) fn new<B>(uplink: Uplink, host: &Host, client: SocketAddr, request: &Request<B>) -> Self {
+        // Whoever tells it leaves the query out, unless that is wanted.
+        let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
         let told = RequestEnded {
             client,
             method: request.method().to_string(),

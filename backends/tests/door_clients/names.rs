@@ -10,15 +10,16 @@ use tokio_rustls::TlsConnector;
 use tunnel_api::Host;
 use tunnel_backends::{
     composed::Times,
-    door::{DoorTerms, HttpService, ServerName},
+    door::{DoorTerms, Encryption, HttpService, ServerName},
     names::{Names, localhost},
     quarantine::Quarantine,
-    testing::client::{Heard, hear, say},
+    testing::client::{Heard, hear, hear_exactly, say},
+    web::WebTerms,
 };
 
 use crate::site::{
-    DECODE_ERROR, HANDSHAKE_FAILURE, Issued, Site, UNRECOGNIZED_NAME, alert, answers, client_hello, connect, door,
-    whole,
+    DECODE_ERROR, HANDSHAKE_FAILURE, Issued, Site, UNRECOGNIZED_NAME, alert, answers, client_hello, connect, dial,
+    door, whole,
 };
 
 #[tokio::test]
@@ -110,6 +111,47 @@ async fn web_clients_of_tunnels_are_not_asked_for_a_certificate() {
     for (host, is_asked) in [("tunnels.example.com", true), ("blog.tunnels.example.com", false)] {
         let asked = is_asked_for_a_certificate(door.addr(), host).await;
         assert_eq!(asked, is_asked, "{host}");
+    }
+}
+
+#[tokio::test]
+async fn a_web_client_that_should_have_come_by_tls_is_sent_there() {
+    let encryption = Encryption { terminated_by: Vec::new(), plain_from: Vec::new() };
+    let site = Site::with(DoorTerms { encryption, ..DoorTerms::default() }, Times::default(), 64);
+    let _blog = site.open("http://blog").await;
+    let to = |host: &str| format!("{host}/a?b");
+    for (method, host, status, sent_to) in [
+        ("GET", "blog.localhost:8010", "308", Some(format!("https://{}", to("blog.localhost:8010")))),
+        ("GET", "BLOG.localhost:80", "308", Some(format!("https://{}", to("blog.localhost")))),
+        // It has said already what nobody should have heard.
+        ("POST", "blog.localhost", "403", None),
+        // And what is no tunnel's is not sent anywhere.
+        ("GET", "localhost", "403", None),
+    ] {
+        let mut client = site.connect().await;
+        let asked = format!("{method} /a?b HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        say(&mut client, asked.as_bytes()).await;
+        let heard = String::from_utf8(hear(&mut client).await.bytes).unwrap();
+        let location = heard.lines().find_map(|line| line.strip_prefix("location: ")).map(str::to_owned);
+        assert!(heard.starts_with(&format!("HTTP/1.1 {status} ")), "{method} {host}: {heard}");
+        assert_eq!(location, sent_to, "{method} {host}");
+    }
+}
+
+#[tokio::test]
+async fn a_web_client_that_stops_in_the_middle_of_its_request_is_not_waited_for() {
+    let terms = WebTerms { body_patience: Duration::from_millis(50) };
+    let site = Site::with_web(terms);
+    let opened = site.open("http://blog").await;
+    for length in ["content-length: 9\r\n\r\npart", "transfer-encoding: chunked\r\n\r\n4\r\npart\r\n"] {
+        let mut origin = dial(&opened).await;
+        let mut client = site.connect().await;
+        say(&mut client, format!("POST / HTTP/1.1\r\nhost: blog.localhost\r\n{length}").as_bytes()).await;
+        let heard = hear(&mut client).await;
+        assert!(heard.bytes.starts_with(b"HTTP/1.1 408 ") && heard.end.is_ok(), "{length:?}: {heard:?}");
+        // And its origin does not take that for all of it.
+        assert!(hear_exactly(&mut origin, 5).await == b"POST ", "{length:?}");
+        assert!(hear(&mut origin).await.end.is_err(), "{length:?}");
     }
 }
 

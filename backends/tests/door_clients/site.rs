@@ -28,6 +28,7 @@ use tunnel_backends::{
     testing::{Setup, soon},
     tls::{ServerTls, TlsFiles},
     tunnels::{Tunnels, TunnelsConfig},
+    web::{Web, WebTerms},
 };
 
 /// A `tcp` backend whose tunnels may have names, and the door by which their clients come.
@@ -44,7 +45,18 @@ impl Site {
 
     pub(crate) fn with(terms: DoorTerms, times: Times, waiting_clients: usize) -> Self {
         let names = Names::new(localhost(), [], Quarantine::new(Duration::ZERO));
-        let door = door(DoorTerms { names: Some(names.clone()), ..terms }, greets());
+        Self::behind(names, terms, greets(), times, waiting_clients)
+    }
+
+    /// Whose web clients are given to its tunnels.
+    pub(crate) fn with_web(terms: WebTerms) -> Self {
+        let names = Names::new(localhost(), [], Quarantine::new(Duration::ZERO));
+        let http = Web::new(names.clone(), terms).in_front_of(greets());
+        Self::behind(names, DoorTerms::default(), http, Times::default(), 64)
+    }
+
+    fn behind(names: Arc<Names>, terms: DoorTerms, http: HttpService, times: Times, waiting_clients: usize) -> Self {
+        let door = door(DoorTerms { names: Some(names.clone()), ..terms }, http);
         let setup = Setup::default();
         let fronts = NamedFronts { names, port: door.addr().port(), is_encrypted: false };
         let meters = Arc::new(Meters::default());

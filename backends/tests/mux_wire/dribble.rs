@@ -14,7 +14,7 @@ use tokio::{
 };
 use tunnel_api::tls::ClientTls;
 use tunnel_backends::{
-    carrier::{Incoming, dialler_for},
+    carrier::{Incoming, Offer, dialler_for},
     relay::BoxDuplex,
     testing::{client::hear_exactly, keep, soon},
 };
@@ -85,6 +85,7 @@ fn open(server: &mut SendRequest<Bytes>) -> (ResponseFuture, SendStream<Bytes>) 
 
 async fn accept(agent: &mut dyn Incoming) -> BoxDuplex {
     let offer = soon("a client", agent.next()).await.expect("a session that goes on").expect("one more client");
+    let Offer::Connection(offer) = offer else { panic!("a CONNECT is a connection") };
     offer.accept().expect("a client that is still there")
 }
 

@@ -3,7 +3,7 @@ use std::{net::IpAddr, num::NonZeroU16};
 use clap::{Args as Flags, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
 use clap_complete::Shell;
 use ipnet::IpNet;
-use tunnel_agent::{Target, TargetError};
+use tunnel_agent::{HostHeader, Target, TargetError};
 use tunnel_api::TunnelName;
 
 use super::server::Server;
@@ -22,6 +22,12 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Make a local web service public until Ctrl-C, print its URL, and show the requests as they happen
+    #[command(override_usage = "tunnel http [OPTIONS] <TARGET>", after_help = HTTP_EXAMPLES)]
+    Http(Http),
+    /// Make a local TLS service public until Ctrl-C, by name and without decrypting, and print its public address
+    #[command(override_usage = "tunnel tls [OPTIONS] <TARGET>", after_help = TLS_EXAMPLES)]
+    Tls(Tls),
     /// Make a local TCP service public until Ctrl-C, and print its public address
     #[command(override_usage = "tunnel tcp [OPTIONS] <TARGET>", after_help = TCP_EXAMPLES)]
     Tcp(Tcp),
@@ -46,12 +52,54 @@ pub(crate) enum Command {
 pub(crate) struct Tcp {
     /// The local service: PORT on this machine, HOST:PORT, or unix:/path/to.sock
     pub(crate) target: Target,
-    /// Your own name for the tunnel: it keeps its address for a day after you are gone
-    #[arg(long, env = "TNL_NAME", hide_env_values = true)]
-    pub(crate) name: Option<TunnelName>,
     /// The public port; the server chooses one if left out
     #[arg(long, value_parser = port, env = "TNL_PORT", hide_env_values = true)]
     pub(crate) port: Option<NonZeroU16>,
+    /// Tell the local service each client's address, by a PROXY v2 header before its bytes (the service must expect it)
+    #[arg(long, value_parser = BoolishValueParser::new(), env = "TNL_PROXY_PROTOCOL", hide_env_values = true)]
+    pub(crate) proxy_protocol: bool,
+    #[command(flatten)]
+    pub(crate) opening: Opening,
+}
+
+#[derive(Debug, Flags)]
+pub(crate) struct Tls {
+    /// The local service, which has the certificate: PORT on this machine, HOST:PORT, or unix:/path/to.sock
+    pub(crate) target: Target,
+    /// The public host name, such as db or db.example.com; the tunnel's name, or else one of the server's choice, if left out
+    #[arg(long, env = "TNL_HOST", hide_env_values = true)]
+    pub(crate) host: Option<String>,
+    /// Tell the local service each client's address, by a PROXY v2 header before its bytes (the service must expect it)
+    #[arg(long, value_parser = BoolishValueParser::new(), env = "TNL_PROXY_PROTOCOL", hide_env_values = true)]
+    pub(crate) proxy_protocol: bool,
+    #[command(flatten)]
+    pub(crate) opening: Opening,
+}
+
+#[derive(Debug, Flags)]
+pub(crate) struct Http {
+    /// The local service: PORT on this machine, HOST:PORT, or unix:/path/to.sock
+    pub(crate) target: Target,
+    /// The public host name, such as blog or blog.example.com; the tunnel's name, or else one of the server's choice, if left out
+    #[arg(long, env = "TNL_HOST", hide_env_values = true)]
+    pub(crate) host: Option<String>,
+    /// Which Host the local service sees: this one, or `rewrite` for its own; the one the client asked for if left out
+    #[arg(long, value_name = "HOST|rewrite", value_parser = host_header, default_value = "", hide_default_value = true,
+          env = "TNL_HOST_HEADER", hide_env_values = true)]
+    pub(crate) host_header: HostHeader,
+    /// Speak HTTP/2 without TLS (h2c) with the local service; gRPC does anyway
+    #[arg(long, value_parser = BoolishValueParser::new(), env = "TNL_H2C", hide_env_values = true)]
+    pub(crate) h2c: bool,
+    #[command(flatten)]
+    pub(crate) opening: Opening,
+}
+
+/// What all tunnels have.
+#[derive(Debug, Flags)]
+pub(crate) struct Opening {
+    /// Your own name for the tunnel: it keeps its address for a day after you are gone
+    #[arg(long, env = "TNL_NAME", hide_env_values = true)]
+    pub(crate) name: Option<TunnelName>,
     /// Which of the server's backends runs the tunnel; its default one if left out
     #[arg(long, value_name = "NAME", env = "TNL_BACKEND", hide_env_values = true)]
     pub(crate) backend: Option<String>,
@@ -59,9 +107,6 @@ pub(crate) struct Tcp {
     /// are lost on a long path
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64), default_value_t = 1)]
     pub(crate) sessions: u8,
-    /// Tell the local service each client's address, by a PROXY v2 header before its bytes (the service must expect it)
-    #[arg(long, value_parser = BoolishValueParser::new(), env = "TNL_PROXY_PROTOCOL", hide_env_values = true)]
-    pub(crate) proxy_protocol: bool,
     /// Let clients of this network in and no others: CIDR, or one address; may be given several times
     #[arg(long, value_name = "NETWORK", value_parser = network)]
     pub(crate) allow: Vec<IpNet>,
@@ -132,6 +177,14 @@ fn network(text: &str) -> Result<IpNet, &'static str> {
     network.map_err(|_| "write a network such as 192.0.2.0/24 or 2001:db8::/32, or an address")
 }
 
+fn host_header(text: &str) -> Result<HostHeader, &'static str> {
+    match text {
+        "" => Ok(HostHeader::Asked),
+        "rewrite" => Ok(HostHeader::Target),
+        host => host.parse().map(HostHeader::Fixed).map_err(|_| "write a host, such as localhost:3000, or `rewrite`"),
+    }
+}
+
 fn label(text: &str) -> Result<(String, String), &'static str> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -141,7 +194,7 @@ fn label(text: &str) -> Result<(String, String), &'static str> {
 
 const NOTES: &str = "\
 Examples:
-  tunnel tcp 3000                            make 127.0.0.1:3000 public
+  tunnel http 3000                           make the web service at 127.0.0.1:3000 public
   tunnel tcp 22 --server https://tunnels.example --token-file ~/.tunnel-token
                                              through the server there
   tunnel list                                what is open
@@ -160,6 +213,33 @@ Exit codes:
   69  the tunnel server cannot be reached, or went away while it was watched
   77  the tunnel server refuses the credentials, or they do not grant this
   78  a value in the environment is malformed";
+
+const HTTP_EXAMPLES: &str = "\
+Examples:
+  tunnel http 3000
+  tunnel http 3000 --name blog                at http://blog.localhost:8010/, or wherever the server's names are
+  tunnel http 3000 --host-header rewrite      for a service that answers to localhost:3000 only
+  tunnel http unix:/run/app.sock --allow 192.0.2.0/24
+  tunnel http 50051 --h2c                     for a service that speaks nothing but HTTP/2
+  tunnel http 3000 > url.txt &                for scripts: stdout is the URL and nothing else
+
+WebSockets and other upgrades, uploads, server-sent events and gRPC pass through as they are. The service hears who asks in \
+X-Forwarded-For and Forwarded. While it does not answer, its clients see a page that says so (502).
+
+Without a name the tunnel closes when the command ends. With one it stays open for a day, the next start gets the same \
+URL, and `tunnel close NAME` gives it up.";
+
+const TLS_EXAMPLES: &str = "\
+Examples:
+  tunnel tls 8443 --name db                   at tls://db.localhost:8010, or wherever the server's names are
+  tunnel tls 127.0.0.1:443 --host shop.example.com --name shop
+  tunnel tls 5671 --allow 192.0.2.0/24        clients from there and from nowhere else
+
+The server finds the tunnel by the name that a client's TLS begins with (SNI) and passes everything on untouched: the \
+certificate, and its key, are the local service's and stay there.
+
+Without a name the tunnel closes when the command ends. With one it stays open for a day, the next start gets the same \
+address, and `tunnel close NAME` gives it up.";
 
 const TCP_EXAMPLES: &str = "\
 Examples:

@@ -62,6 +62,11 @@ impl From<OpenError> for Failure {
     fn from(error: OpenError) -> Self {
         match error {
             OpenError::Refused(refusal) => refusal.into(),
+            OpenError::NameIsNoHost(name) => Self::usage(format!(
+                "the name {name} can be no host name; say with --host what clients are to write, or give a name of letters, digits \
+                 and '-'"
+            )),
+            OpenError::BadHost(_) => Self::usage(chain(error)),
             error => Self::new(chain(error)),
         }
     }
@@ -81,6 +86,9 @@ impl From<TunnelError> for Failure {
                 return Self::refused(format!("{}\n{WHERE_TOKENS_COME_FROM}", printable(&chain(error))));
             }
             TunnelError::NotGranted { .. } => return Self::refused(printable(&chain(error))),
+            TunnelError::AddressTaken { address } if address.starts_with("the name ") => {
+                "give another --name or --host, or none to have one chosen".to_owned()
+            }
             TunnelError::AddressTaken { .. } => "give another --port, or none to have one chosen".to_owned(),
             TunnelError::NameConflict { name, .. } => format!("`tunnel close {}` closes it", printable(name)),
             _ => return Self::new(printable(&chain(error))),

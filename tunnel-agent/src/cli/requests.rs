@@ -7,12 +7,21 @@ use super::units::{brief, bytes, printable};
 /// `200 GET blog.localhost /path 3.4 ms, 1.2 kB`, and how it ended if that was not well. (When it was is told by whoever
 /// prints the line.)
 pub(crate) fn line(request: &RequestEnded, has_colours: bool) -> String {
-    let RequestEnded { method, host, path, status, end, bytes_to_agent, bytes_to_client, duration, .. } = request;
+    written(request, &format!("{} ", printable(&request.host)), has_colours)
+}
+
+/// The same for who sees one host's only.
+pub(crate) fn line_of_one_host(request: &RequestEnded, has_colours: bool) -> String {
+    written(request, "", has_colours)
+}
+
+fn written(request: &RequestEnded, host: &str, has_colours: bool) -> String {
+    let RequestEnded { method, path, status, end, bytes_to_agent, bytes_to_client, duration, .. } = request;
     let status = painted(*status, has_colours);
-    let [method, host, path] = [method, host, path].map(|text| printable(text));
+    let [method, path] = [method, path].map(|text| printable(text));
     let sent = if *bytes_to_agent == 0 { String::new() } else { format!("{} in, ", bytes(*bytes_to_agent)) };
     let ended = how(*end).map(|how| format!("; {how}")).unwrap_or_default();
-    format!("{status} {method} {host} {path} {}, {sent}{} out{ended}", brief(*duration), bytes(*bytes_to_client))
+    format!("{status} {method} {host}{path} {}, {sent}{} out{ended}", brief(*duration), bytes(*bytes_to_client))
 }
 
 fn painted(status: Option<u16>, has_colours: bool) -> String {
@@ -74,6 +83,7 @@ mod tests {
     #[test]
     fn it_says_what_was_asked_and_what_came_of_it() {
         assert_eq!(line(&request(), false), "200 GET blog.localhost /path 3.4 ms, 1.2 kB out");
+        assert_eq!(line_of_one_host(&request(), false), "200 GET /path 3.4 ms, 1.2 kB out");
         let upload = RequestEnded { bytes_to_agent: 34_000_000, method: "PUT".to_owned(), ..request() };
         assert_eq!(line(&upload, false), "200 PUT blog.localhost /path 3.4 ms, 34 MB in, 1.2 kB out");
     }

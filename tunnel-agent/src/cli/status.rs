@@ -10,15 +10,28 @@ use tokio::{
     sync::watch,
     time::{Instant as Deadline, MissedTickBehavior, interval, sleep_until},
 };
-use tunnel_agent::{AgentState, ForwardCounts, ForwardMeter};
+use tunnel_agent::{AgentState, ForwardCounts};
 
 use super::{
     screen::Screen,
     units::{bytes, count},
 };
 
+/// What there are so and so many of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Counted {
+    Clients,
+    /// Each of which is told on its own, so that they need no report.
+    Requests,
+}
+
 /// Tells until it is dropped.
-pub(crate) async fn tell(screen: &Screen, mut state: watch::Receiver<AgentState>, meter: &ForwardMeter) -> Infallible {
+pub(crate) async fn tell(
+    screen: &Screen,
+    mut state: watch::Receiver<AgentState>,
+    counted: Counted,
+    read: impl Fn() -> ForwardCounts,
+) -> Infallible {
     let mut stage = Stage::Dialling;
     let mut lost = None;
     let mut recent = Recent::default();
@@ -36,9 +49,9 @@ pub(crate) async fn tell(screen: &Screen, mut state: watch::Receiver<AgentState>
             _ => {}
         }
         stage = next;
-        let counts = meter.read();
+        let counts = read();
         if screen.is_live() {
-            let line = line(stage, &counts, recent.rates(Instant::now(), &counts));
+            let line = line(stage, counted, &counts, recent.rates(Instant::now(), &counts));
             screen.show(&painted(fitted(&line, screen.width()), stage, screen.has_colours()));
         }
         tokio::select! {
@@ -50,7 +63,7 @@ pub(crate) async fn tell(screen: &Screen, mut state: watch::Receiver<AgentState>
                 tracing::warn!("the connection to the tunnel server is lost; reconnecting until it is back");
                 lost = None;
             },
-            _ = ticks.tick() => if !screen.is_live() && counts != logged {
+            _ = ticks.tick() => if !screen.is_live() && counted == Counted::Clients && counts != logged {
                 let (into, out) = (bytes(counts.bytes_to_service), bytes(counts.bytes_to_clients));
                 tracing::info!(now = counts.clients_now, total = counts.clients, %into, %out, "clients");
                 logged = counts;
@@ -115,8 +128,11 @@ impl Recent {
     }
 }
 
-fn line(stage: Stage, counts: &ForwardCounts, rates: Rates) -> String {
-    let mut clients = format!("{}, {} in all", count(counts.clients_now, "client"), counts.clients);
+fn line(stage: Stage, counted: Counted, counts: &ForwardCounts, rates: Rates) -> String {
+    let mut clients = match counted {
+        Counted::Clients => format!("{}, {} in all", count(counts.clients_now, "client"), counts.clients),
+        Counted::Requests => count(counts.clients, "request"),
+    };
     if counts.turned_away > 0 {
         clients.push_str(&format!(", {} turned away", counts.turned_away));
     }
@@ -168,9 +184,13 @@ mod tests {
         let mut counts = counts(1_200_000, 34_000);
         (counts.clients, counts.clients_now) = (14, 1);
         let whole = "online | 1 client, 14 in all | in 1.2 MB (3.4 kB/s) | out 34 kB (0 B/s)";
-        assert_eq!(line(Stage::Online, &counts, (3400, 0)), whole);
+        assert_eq!(line(Stage::Online, Counted::Clients, &counts, (3400, 0)), whole);
         counts.turned_away = 2;
-        assert!(line(Stage::Online, &counts, (0, 0)).contains("14 in all, 2 turned away"));
+        assert!(line(Stage::Online, Counted::Clients, &counts, (0, 0)).contains("14 in all, 2 turned away"));
+        counts.turned_away = 0;
+        assert!(
+            line(Stage::Online, Counted::Requests, &counts, (0, 0)).starts_with("online | 14 requests | in 1.2 MB")
+        );
     }
 
     #[test]

@@ -14,32 +14,36 @@ use super::{Target, target::Place};
 
 /// The local service, and whether it answered last time.
 #[derive(Debug)]
-pub(super) struct Service {
+pub(crate) struct Service {
     target: Target,
     is_down: AtomicBool,
 }
 
 impl Service {
-    pub(super) fn new(target: Target) -> Self {
+    pub(crate) fn new(target: Target) -> Self {
         Self { target, is_down: AtomicBool::new(false) }
     }
 
     /// Connects, and says the header first. A failure is logged, once until it works again.
-    pub(super) async fn connect(&self, header: Option<&[u8]>) -> Option<BoxDuplex> {
-        match self.try_connect(header).await {
-            Ok(service) => {
+    pub(crate) async fn connect(&self, header: Option<&[u8]>) -> io::Result<BoxDuplex> {
+        let connected = self.try_connect(header).await;
+        match &connected {
+            Ok(_) => {
                 if self.is_down.swap(false, Ordering::Relaxed) {
                     tracing::info!(target = %self.target, "the local service answers again");
                 }
-                Some(service)
             }
             Err(error) => {
                 if !self.is_down.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(target = %self.target, %error, "{}", what_to_check(&error));
+                    tracing::warn!(target = %self.target, %error, "{}", what_to_check(error));
                 }
-                None
             }
         }
+        connected
+    }
+
+    pub(crate) fn target(&self) -> &Target {
+        &self.target
     }
 
     async fn try_connect(&self, header: Option<&[u8]>) -> io::Result<BoxDuplex> {
@@ -79,7 +83,7 @@ async fn greeted(mut service: impl Duplex + 'static, header: Option<&[u8]>) -> i
 }
 
 /// Not every failure is the service's: this process may be out of descriptors, or the name server away.
-fn what_to_check(error: &io::Error) -> &'static str {
+pub(crate) fn what_to_check(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => {
             "the local service does not answer; is it running there?"

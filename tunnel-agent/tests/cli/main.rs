@@ -3,6 +3,7 @@
 
 mod close;
 mod environment;
+mod http;
 mod list;
 mod requests;
 mod rig;

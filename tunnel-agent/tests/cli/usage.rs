@@ -4,7 +4,7 @@ use crate::rig::run;
 
 #[tokio::test]
 async fn wrong_usage_ends_with_2() {
-    let wrong: [&[&str]; 18] = [
+    let wrong: [&[&str]; 21] = [
         &[],
         &["udp", "3000"],
         &["tcp"],
@@ -17,6 +17,9 @@ async fn wrong_usage_ends_with_2() {
         &["tcp", "3000", "--allow", "192.0.2.0/33"],
         &["tcp", "3000", "--output", "xml"],
         &["tcp", "3000", "-q", "-v"],
+        &["http"],
+        &["http", "3000", "--host-header", "no host"],
+        &["tls", "3000", "--port", "1"],
         &["list", "--server", "ftp://127.0.0.1"],
         &["list", "--server", "nowhere:port"],
         &["watch", "no name"],
@@ -35,7 +38,8 @@ async fn wrong_usage_ends_with_2() {
 async fn what_one_tries_first_is_told_what_to_write() {
     for (args, hint) in [
         (&["3000"][..], "public: tunnel tcp 3000\n"),
-        (&["http", "3000"], "public: tunnel tcp 3000\n"),
+        (&["expose", "3000"], "public: tunnel tcp 3000\n"),
+        (&["http", "3000", "--host-header", "no host"], "or `rewrite`"),
         (&["-v", "local", "localhost:3000", "--to", "bore.example"], "public: tunnel tcp localhost:3000\n"),
         (&["tcp", "3000", "--port", "http"], "http is no port; ports are 1 to 65535"),
         (&["tcp", "3000", "--port", "0"], "0 is no port; ports are 1 to 65535"),
@@ -58,7 +62,9 @@ async fn what_one_tries_first_is_told_what_to_write() {
 async fn help_goes_to_stdout_and_names_examples_variables_and_exit_codes() {
     let ended = run(&["--help"]).await;
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
-    for word in ["tunnel tcp 3000", "TNL_SERVER", "TNL_TOKEN", "NO_COLOR", "RUST_LOG", "69", "77", "78"] {
+    for word in
+        ["tunnel http 3000", "tunnel tcp 22", "TNL_SERVER", "TNL_TOKEN", "NO_COLOR", "RUST_LOG", "69", "77", "78"]
+    {
         assert!(ended.stdout.contains(word), "{word}: {}", ended.stdout);
     }
     let ended = run(&["tcp", "--help"]).await;

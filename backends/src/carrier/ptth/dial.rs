@@ -36,6 +36,7 @@ use tunnel_api::{TunnelUri, tls::ClientTls};
 
 use super::{
     H2, PTTH, Patience,
+    answer::RequestOffer,
     forwarded::addresses,
     inbox::{SharedInbox, Streams},
     limits::{self, LAST_STREAM, MOST_STREAMS, RESETS_A_SECOND},
@@ -44,7 +45,9 @@ use super::{
     wire::Wire,
 };
 use crate::{
-    carrier::{Answer, ClientsPerDialIn, Declined, DialError, Dialler, Incoming, Offer, connect::connect},
+    carrier::{
+        Answer, ClientsPerDialIn, ConnectionOffer, Declined, DialError, Dialler, Incoming, Offer, connect::connect,
+    },
     link::Link,
     relay::BoxDuplex,
     replay::Replay,
@@ -283,13 +286,19 @@ impl Driver {
             // The next session takes over before the ids of this one are used up.
             self.say_goodbye();
         }
-        let addrs = request.headers().get(FORWARDED).and_then(|value| addresses(value.to_str().ok()?));
-        let Some((client_addr, public_addr)) = addrs.filter(|_| request.method() == Method::CONNECT) else {
-            return answer_without_body(&mut respond, StatusCode::BAD_REQUEST);
+        let is_connection =
+            request.method() == Method::CONNECT && request.extensions().get::<h2::ext::Protocol>().is_none();
+        let offer = if is_connection {
+            let addrs = request.headers().get(FORWARDED).and_then(|value| addresses(value.to_str().ok()?));
+            let Some((client_addr, public_addr)) = addrs else {
+                return answer_without_body(&mut respond, StatusCode::BAD_REQUEST);
+            };
+            let inbox = self.streams.inbox(Some(request.into_body()));
+            let client = Client { respond, inbox, streams: self.streams.clone() };
+            Offer::Connection(ConnectionOffer::new(client_addr, public_addr, client))
+        } else {
+            Offer::Request(RequestOffer::new(request, respond, self.streams.clone()))
         };
-        let inbox = self.streams.inbox(Some(request.into_body()));
-        let client = Client { respond, inbox, streams: self.streams.clone() };
-        let offer = Offer::new(client_addr, public_addr, client);
         if let Some(offers) = &self.offers {
             // Where it is full, or nobody takes clients any more, the offer is dropped, which leaves it to another agent.
             let _ = offers.try_send(offer);
@@ -320,7 +329,7 @@ impl Answer for Client {
     }
 }
 
-fn answer_without_body(respond: &mut SendResponse<Chunk>, status: StatusCode) {
+pub(super) fn answer_without_body(respond: &mut SendResponse<Chunk>, status: StatusCode) {
     let mut response = Response::new(());
     *response.status_mut() = status;
     // Fails on a stream that is dead already.

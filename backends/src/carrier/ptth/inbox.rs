@@ -9,7 +9,6 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::task::noop_waker_ref;
 use h2::RecvStream;
-#[cfg(feature = "serve")]
 use http::HeaderMap;
 use tokio::io::ReadBuf;
 
@@ -137,7 +136,6 @@ impl Inbox {
     }
 
     /// Hands out the next piece itself: of one that was packed, no more than this at once.
-    #[cfg(feature = "serve")]
     pub(super) fn take(&mut self, most: usize) -> Option<Bytes> {
         let first = self.ahead.front_mut()?;
         let piece = if first.len() > most { first.split_to(most) } else { self.ahead.pop_front()? };
@@ -146,7 +144,6 @@ impl Inbox {
     }
 
     /// What the peer has said after its last byte. Asked once it has finished.
-    #[cfg(feature = "serve")]
     pub(super) fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Option<HeaderMap>> {
         let Some(recv) = &mut self.recv else { return Poll::Ready(None) };
         // Where it fails, the stream was aborted by us.
@@ -154,7 +151,6 @@ impl Inbox {
     }
 
     /// Whether the peer has finished and nothing of what it said is left here.
-    #[cfg(feature = "serve")]
     pub(super) fn is_heard(&self) -> bool {
         self.end != End::Aborted && self.ahead.is_empty() && self.recv.as_ref().is_some_and(RecvStream::is_end_stream)
     }

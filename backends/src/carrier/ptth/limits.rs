@@ -85,7 +85,9 @@ pub(super) fn answerer() -> h2::server::Builder {
         .reset_stream_duration(RESET_REMEMBERED)
         .max_local_error_reset_streams(Some(RESETS_OF_THE_FORGOTTEN))
         .max_pending_accept_reset_streams(RESETS_UNSEEN)
-        .data_frame_budget(SMALL_FRAMES);
+        .data_frame_budget(SMALL_FRAMES)
+        // Clients' upgrades, where the tunnel carries requests.
+        .enable_connect_protocol();
     builder
 }
 

@@ -189,8 +189,7 @@ impl Duplex for H2Stream {
     }
 
     fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.outbox.waiting.register(cx.waker());
-        if self.outbox.chunks.load(Ordering::Acquire) == 0 {
+        if self.outbox.poll_empty(cx).is_ready() {
             return Poll::Ready(());
         }
         // Where the stream is dead, nothing leaves any more.
@@ -219,15 +218,21 @@ impl Drop for H2Stream {
 
 /// What a stream has written and the connection has yet to send.
 #[derive(Debug, Default)]
-struct Outbox {
+pub(super) struct Outbox {
     chunks: AtomicUsize,
     waiting: AtomicWaker,
 }
 
 impl Outbox {
-    fn chunk(self: &Arc<Self>, bytes: Bytes) -> Chunk {
+    pub(super) fn chunk(self: &Arc<Self>, bytes: Bytes) -> Chunk {
         self.chunks.fetch_add(1, Ordering::Relaxed);
         Chunk { bytes, outbox: self.clone() }
+    }
+
+    /// Ready once all has been handed to the socket.
+    pub(super) fn poll_empty(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.waiting.register(cx.waker());
+        if self.chunks.load(Ordering::Acquire) == 0 { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 

@@ -6,7 +6,9 @@ use tokio::{io::AsyncReadExt, net::TcpStream};
 use tunnel_api::TunnelUri;
 
 use crate::{
-    carrier::{Answer, ClientsPerDialIn, Declined, DialError, Dialler, Incoming, Offer, connect::connect},
+    carrier::{
+        Answer, ClientsPerDialIn, ConnectionOffer, Declined, DialError, Dialler, Incoming, Offer, connect::connect,
+    },
     relay::BoxDuplex,
     sockets,
 };
@@ -36,7 +38,7 @@ impl Incoming for DialIn {
     async fn next(&mut self) -> Result<Option<Offer>, DialError> {
         let Some(mut socket) = self.0.take() else { return Ok(None) };
         let ProxiedAddress { source, destination, .. } = read_header(&mut socket).await?;
-        Ok(Some(Offer::new(source, destination, Paired(socket))))
+        Ok(Some(Offer::Connection(ConnectionOffer::new(source, destination, Paired(socket)))))
     }
 }
 

@@ -1,0 +1,91 @@
+use std::{
+    cell::Cell,
+    convert::Infallible,
+    time::{Instant, SystemTime},
+};
+
+use tunnel_agent::{ForwardCounts, Proxy, RequestNews, Requests, ServedTunnel, Tunnel};
+use tunnel_backends::process::StopSignals;
+
+use super::{
+    args::Http,
+    failure::Failure,
+    opening::closed,
+    requests,
+    screen::Screen,
+    server::Server,
+    status::{self, Counted},
+    units::{count, seconds},
+};
+
+/// `tunnel http`.
+pub(crate) async fn run(args: &Http, server: &Server, screen: &Screen) -> Result<(), Failure> {
+    // Before anybody can know that we run.
+    let mut signals = StopSignals::catch()?;
+    let served = tokio::select! {
+        opened = open(args, server) => opened?,
+        () = signals.next() => return Ok(()),
+    };
+    // From the first one on.
+    let requests = served.requests();
+    if let Err(failure) = args.opening.announce(served.id(), served.address(), &args.target) {
+        served.leave().await;
+        return Err(failure);
+    }
+    args.opening.tell_target(served.address(), &args.target, screen);
+    args.opening.tell_way_out(screen);
+
+    let since = Instant::now();
+    let counts = Cell::new(ForwardCounts::default());
+    let end = tokio::select! {
+        () = served.closed() => Err(closed(*served.state().borrow())),
+        never = show(requests, &counts, screen) => match never {},
+        never = status::tell(screen, served.state(), Counted::Requests, || counts.get()) => match never {},
+        () = signals.next() => Ok(()),
+    };
+    screen.show("");
+
+    // As in `tcp.rs`.
+    tokio::select! {
+        () = served.leave() => {}
+        () = signals.next() => {}
+    }
+    if end.is_ok() {
+        let counts = counts.get();
+        args.opening.part(&count(counts.clients, "request"), &counts, since, screen);
+    }
+    end
+}
+
+async fn open(args: &Http, server: &Server) -> Result<ServedTunnel, Failure> {
+    let mut tunnel = args.opening.of(Tunnel::http());
+    if let Some(host) = &args.host {
+        tunnel = tunnel.host(host);
+    }
+    let proxy = Proxy::to(args.target.clone()).host_header(args.host_header.clone());
+    let proxy = if args.h2c { proxy.h2c() } else { proxy };
+    Ok(server.agent().await?.serve(tunnel, proxy).await?)
+}
+
+/// Each request when it has ended, for as long as there are any.
+async fn show(mut requests: Requests, counts: &Cell<ForwardCounts>, screen: &Screen) -> Infallible {
+    let mut so_far = counts.get();
+    while let Some(news) = requests.next().await {
+        let line = match news {
+            RequestNews::Ended(request) => {
+                so_far.clients += 1;
+                so_far.bytes_to_service += request.bytes_to_agent;
+                so_far.bytes_to_clients += request.bytes_to_client;
+                requests::line_of_one_host(&request, screen.has_colours())
+            }
+            RequestNews::Missed(missed) => {
+                so_far.clients += missed;
+                format!("\u{2026} {} not shown", count(missed, "request"))
+            }
+            _ => continue,
+        };
+        counts.set(so_far);
+        screen.note(&format!("{}  {line}", seconds(SystemTime::now())));
+    }
+    std::future::pending().await
+}

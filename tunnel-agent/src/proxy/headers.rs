@@ -1,0 +1,82 @@
+//! What is of one connection only, and stays there (RFC 9110, 7.6.1).
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request,
+    header::{CONNECTION, TE, TRANSFER_ENCODING, UPGRADE},
+};
+use hyper::upgrade::OnUpgrade;
+
+/// Takes it out. What is to be upgraded says so still; and trailers are still welcome where they were.
+pub(super) fn strip(headers: &mut HeaderMap, upgrade: Option<&HeaderValue>, is_http2: bool) {
+    let takes_trailers = tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case("trailers"));
+    let named: Vec<HeaderName> = tokens(headers, &CONNECTION).filter_map(|name| name.parse().ok()).collect();
+    for name in named.iter().chain(&[CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE]) {
+        headers.remove(name);
+    }
+    if let Some(protocol) = upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, protocol.clone());
+    } else if takes_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        if !is_http2 {
+            headers.insert(CONNECTION, HeaderValue::from_static("te"));
+        }
+    }
+}
+
+/// What a request wants to become, and who is to take it from there, if it can.
+pub(super) fn upgrade_asked<B>(request: &mut Request<B>) -> Option<(HeaderValue, OnUpgrade)> {
+    let asks = tokens(request.headers(), &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
+    let protocol = request.headers().get(UPGRADE).filter(|_| asks)?.clone();
+    Some((protocol, request.extensions_mut().remove::<OnUpgrade>()?))
+}
+
+fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> + use<'a> {
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',').map(str::trim))
+}
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stripped(headers: &[(&'static str, &'static str)], upgrade: Option<&str>, is_http2: bool) -> Vec<String> {
+        let mut all = HeaderMap::new();
+        for (name, value) in headers {
+            all.append(*name, HeaderValue::from_static(value));
+        }
+        strip(&mut all, upgrade.map(|value| value.parse().unwrap()).as_ref(), is_http2);
+        let mut left: Vec<_> = all.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+        left.sort_unstable();
+        left
+    }
+
+    #[test]
+    fn what_is_of_one_connection_stays_there() {
+        let hop_by_hop = [
+            ("connection", "close, X-Hop"),
+            ("connection", "x-other"),
+            ("x-hop", "1"),
+            ("x-other", "1"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("te", "gzip"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("accept", "*/*"),
+        ];
+        assert_eq!(stripped(&hop_by_hop, None, false), ["accept: */*"]);
+    }
+
+    #[test]
+    fn upgrades_and_the_wish_for_trailers_are_said_anew() {
+        let trailers = [("te", "trailers, deflate"), ("connection", "te")];
+        assert_eq!(stripped(&trailers, None, true), ["te: trailers"]);
+        assert_eq!(stripped(&trailers, None, false), ["connection: te", "te: trailers"]);
+        let upgrade = [("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")];
+        assert_eq!(stripped(&upgrade, Some("websocket"), false), ["connection: upgrade", "upgrade: websocket"]);
+    }
+}

@@ -1,0 +1,173 @@
+//! Answering what comes through a tunnel with an app: requests as they are, and the requests on connections.
+
+mod body;
+mod connection;
+mod pipe;
+mod upgrade;
+pub(crate) mod wire;
+
+use std::future::poll_fn;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
+use tokio::sync::{mpsc, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::{BoxError, Service, ServiceExt, util::BoxCloneService};
+use tunnel_api::{PublicAddress, TunnelId};
+use tunnel_backends::carrier::RequestOffer;
+
+use crate::{
+    AgentState, Peer, Requests,
+    held::Held,
+    stream::{Offered, OfferedRequest},
+};
+
+pub use body::RequestBody;
+pub(crate) use body::Whole;
+
+/// A tunnel that an app answers, from [`Agent::serve`](crate::Agent::serve) on.
+///
+/// Dropping it takes no more clients; what is being answered goes on, and then the tunnel is closed. (A named tunnel is not closed
+/// but left: its address stays ours until its time is up.) [`leave`](Self::leave) and [`close`](Self::close) wait for nobody.
+pub struct ServedTunnel {
+    held: Held,
+}
+
+impl ServedTunnel {
+    pub(crate) fn start(held: Held, offers: mpsc::Receiver<Offered>, app: App) -> Self {
+        // It ends when the keeper has no more for it, which is after `held` is gone.
+        tokio::spawn(answer_all(offers, app, held.hang_up.clone()));
+        Self { held }
+    }
+
+    /// What lists and events call the tunnel. One that a server had forgotten is opened again under another id.
+    pub fn id(&self) -> &TunnelId {
+        self.held.id()
+    }
+
+    /// The public address, to be advertised.
+    pub fn address(&self) -> &PublicAddress {
+        self.held.address()
+    }
+
+    /// Follows how the tunnel stands.
+    pub fn state(&self) -> watch::Receiver<AgentState> {
+        self.held.state()
+    }
+
+    /// Follows the requests of the tunnel's clients, as the server tells them when they have ended. There is one reader; asking again
+    /// takes them from the one before.
+    pub fn requests(&self) -> Requests {
+        self.held.requests()
+    }
+
+    /// Resolves when the tunnel is closed for good.
+    pub async fn closed(&self) {
+        self.held.closed().await;
+    }
+
+    /// Leaves a named tunnel to whoever opens it next, and closes any other. Clients that are being answered are cut off, which they
+    /// see as an abort.
+    pub async fn leave(self) {
+        self.held.leave().await;
+    }
+
+    /// Closes the tunnel, a named one too, and cuts its clients off. When it returns, the address is free.
+    pub async fn close(self) {
+        self.held.hang_up.cancel();
+        self.held.close().await;
+    }
+}
+
+/// What answers, of whatever type it was.
+#[derive(Clone)]
+pub(crate) struct App(BoxCloneService<Request<RequestBody>, Response<AnswerBody>, BoxError>);
+
+pub(crate) type AnswerBody = UnsyncBoxBody<Bytes, BoxError>;
+
+impl App {
+    pub(crate) fn new<S, B>(app: S) -> Self
+    where
+        S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let boxed = |response: Response<B>| response.map(|body| body.map_err(Into::into).boxed_unsync());
+        Self(BoxCloneService::new(app.map_err(Into::into).map_response(boxed)))
+    }
+
+    /// Told who asks, as axum's `ConnectInfo` and on its own.
+    fn asked_by(self, peer: Option<Peer>) -> Self {
+        let Some(peer) = peer else { return self };
+        Self(BoxCloneService::new(self.0.map_request(move |mut request: Request<RequestBody>| {
+            request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(axum::extract::ConnectInfo(peer));
+            request
+        })))
+    }
+
+    async fn answer(self, request: Request<RequestBody>) -> Result<Response<AnswerBody>, BoxError> {
+        self.0.oneshot(request).await
+    }
+}
+
+/// Each in a task of its own: as many as the session has streams, which the server was told.
+async fn answer_all(mut offers: mpsc::Receiver<Offered>, app: App, hang_up: CancellationToken) {
+    let clients = TaskTracker::new();
+    while let Some(offered) = offers.recv().await {
+        let (app, hang_up) = (app.clone(), hang_up.clone());
+        match offered {
+            // Dropping what is left of either aborts it.
+            Offered::Connection(connection) => {
+                clients.spawn(hang_up.run_until_cancelled_owned(connection::serve(connection, app)));
+            }
+            Offered::Request(OfferedRequest { offer, open }) => {
+                clients.spawn(async move {
+                    if offer.protocol().is_some() {
+                        upgrade::serve(offer, app, &hang_up).await;
+                    } else {
+                        hang_up.run_until_cancelled(answer(offer, app)).await;
+                    }
+                    drop(open);
+                });
+            }
+        }
+    }
+    clients.close();
+    clients.wait().await;
+}
+
+/// A panic of the app's ends the task, which aborts the request and nothing else.
+async fn answer(offer: RequestOffer, app: App) {
+    let app = app.asked_by(peer(&offer));
+    let (request, mut responder) = offer.accept();
+    let answered = tokio::select! {
+        biased;
+        () = poll_fn(|cx| responder.poll_gone(cx)) => return,
+        answered = app.answer(request.map(RequestBody::of_stream)) => answered,
+    };
+    let end = match answered {
+        Ok(response) => responder.answer(response).await,
+        Err(error) => return tracing::debug!(%error, "request not answered"),
+    };
+    if let Err(error) = end {
+        tracing::debug!(%error, "answer cut short");
+    }
+}
+
+fn peer(offer: &RequestOffer) -> Option<Peer> {
+    offer.client_addr.map(|client_addr| Peer { client_addr })
+}
+
+impl std::fmt::Debug for ServedTunnel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServedTunnel")
+            .field("address", self.address())
+            .field("state", &*self.state().borrow())
+            .finish_non_exhaustive()
+    }
+}
