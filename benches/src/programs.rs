@@ -127,10 +127,18 @@ async fn cargo(arguments: &[&str]) -> anyhow::Result<()> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut command = Command::new(cargo);
-    let status =
-        command.args(arguments).current_dir(workspace).kill_on_drop(true).status().await.context("cannot run cargo")?;
+    command.args(arguments).current_dir(workspace).kill_on_drop(true);
+    // What cargo tells those it runs about their own package is news to some build scripts, and would have everything built anew.
+    for (name, _) in env::vars_os() {
+        if name.to_str().is_some_and(|name| OF_OUR_PACKAGE.iter().any(|kind| name.starts_with(kind))) {
+            command.env_remove(name);
+        }
+    }
+    let status = command.status().await.context("cannot run cargo")?;
     if !status.success() {
         bail!("cargo {} has failed", arguments.join(" "));
     }
     Ok(())
 }
+
+const OF_OUR_PACKAGE: &[&str] = &["CARGO_BIN_", "CARGO_CRATE_", "CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_PRIMARY_"];
