@@ -98,7 +98,7 @@ impl Measure {
             Self::Beside => latency::beside(stage, running, scale).await,
             Self::Calls => rates::calls(running, scale).await,
             Self::Web => rates::web(running, scale).await,
-            Self::Idle => cost::idle_connections(running, scale).await,
+            Self::Idle => cost::idle_connections(subject, running, scale).await,
             Self::Tunnels => cost::idle_tunnels(subject, running, scale).await,
             Self::Stalled => cost::stalled(stage, running, scale).await,
             Self::Path => rates::far(stage, running, scale).await,

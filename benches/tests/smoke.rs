@@ -7,11 +7,12 @@ use std::{
 };
 
 use tunnel_benches::{
+    load::ping,
     measure::{Measure, Scale},
     programs::Programs,
     results::Results,
     rounds::Plan,
-    subject::{Stage, Subject},
+    subject::{Far, Stage, Subject},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -58,8 +59,14 @@ async fn every_measure_gives_readings_that_can_be_true() {
         let fairness = results.median("fairness-8", subject).expect("fairness");
         assert!((0.1..=1.0001).contains(&fairness), "fairness of {subject} is {fairness}");
     }
-    // A byte takes 25 ms each way, whoever carries it.
-    let near = results.median("down-1", Subject::Direct).expect("a rate") * 1024.0;
-    let far = results.median("path-1", Subject::Direct).expect("a rate");
-    assert!(far < near, "a long path is as fast as none: {far} and {near} MiB/s");
+}
+
+#[tokio::test]
+async fn a_long_path_takes_its_time() {
+    let origin = Path::new(env!("CARGO_BIN_EXE_origin"));
+    let programs = Programs::in_directory(origin.parent().expect("a directory"), origin);
+    let stage = Stage::set(programs, None).await.expect("an origin");
+    let far = Subject::Direct.start(&stage, Path::new(""), Some(Far::FIFTY_MS)).await.expect("a path");
+    let pings = ping(far.target, 1, Scale::tiny().spell, None).await.expect("an echo");
+    assert!(pings.p50 >= Far::FIFTY_MS.round_trip, "{pings:?}");
 }

@@ -12,11 +12,16 @@ use crate::{
     subject::{Running, Stage, Subject},
 };
 
-pub(super) async fn idle_connections(running: &Running, scale: &Scale) -> anyhow::Result<Vec<Reading>> {
+pub(super) async fn idle_connections(
+    subject: Subject,
+    running: &Running,
+    scale: &Scale,
+) -> anyhow::Result<Vec<Reading>> {
     let (mut crowd, mut readings) = (Crowd::default(), Vec::new());
     let sides = [("server", running.server()), ("agent", running.agent())];
     let before = sides.each_ref().map(|(_, side)| side.holdings());
     for &size in &scale.crowds {
+        let size = if subject == Subject::Mux { size.min(SESSION) } else { size };
         crowd.grow_to(size, running.target).await?;
         sleep(scale.settle).await;
         for ((name, side), before) in sides.iter().zip(before) {
@@ -97,5 +102,7 @@ pub(super) async fn stalled(stage: &Stage, running: &Running, scale: &Scale) -> 
     Ok(readings)
 }
 
+/// An agent's connection has room for 4,096 streams, and the agent makes one unless it is told otherwise.
+const SESSION: usize = 4000;
 const STALLED: usize = 4;
 const AT_ONCE: usize = 32;
