@@ -1,10 +1,8 @@
-use std::net::SocketAddr;
-
-use anyhow::Context as _;
-use futures_util::{StreamExt, TryStreamExt, stream};
-use tokio::{net::TcpStream, time::sleep};
-use tunnel_agent::{Agent, AgentState, Tunnel, TunnelListener};
-use tunnel_api::{Caller, OpenTunnel, TunnelBackend, rpc::Connect};
+use anyhow::{Context as _, bail};
+use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
+use tokio::{task::JoinSet, time::sleep};
+use tunnel_api::{Caller, OpenTunnel, TunnelBackend, rpc::Connect, tls::ClientTls};
+use tunnel_backends::carrier::{Incoming, dialler_for};
 
 use super::{KIB, MIB, Reading, Scale, Unit};
 use crate::{
@@ -32,47 +30,34 @@ pub(super) async fn idle_connections(
     Ok(readings)
 }
 
-/// Each with an agent that has dialled in and waits. The agents are here, so this is about the server.
+/// Each with an agent that has dialled in and waits, and does nothing else: whoever opens tunnels calls on one connection. The
+/// agents are here, so this is about the server.
 pub(super) async fn idle_tunnels(subject: Subject, running: &Running, scale: &Scale) -> anyhow::Result<Vec<Reading>> {
     let url = running.rpc.as_deref().context("no RPC")?;
-    let (server, mut tunnels, mut readings) = (running.server(), Vec::new(), Vec::new());
+    let (server, mut agents, mut readings) = (running.server(), JoinSet::new(), Vec::new());
     let before = server.holdings();
-    let agent = Agent::connect(url).await?;
-    let backend = Connect::to(url).connect().await?;
+    let (backend, name) = (Connect::to(url).connect().await?, subject.backend().context("one of ours")?);
     for &size in &scale.crowds {
-        let new = stream::iter(tunnels.len()..size).map(|_| async {
-            match subject {
-                Subject::Tcp => single_use(&backend).await,
-                _ => multiplexed(&agent).await,
-            }
-        });
-        tunnels.extend(new.buffer_unordered(AT_ONCE).try_collect::<Vec<_>>().await?);
+        let mut new = stream::iter(agents.len()..size).map(|_| dialled(&backend, name)).buffer_unordered(AT_ONCE);
+        while let Some(mut agent) = new.try_next().await? {
+            agents.spawn(async move { agent.next().await.map(drop) });
+        }
+        drop(new);
         sleep(scale.settle).await;
+        if let Some(gone) = agents.join_next().now_or_never().flatten() {
+            bail!("an agent is gone: {gone:?}");
+        }
         let each = server.holdings() - before;
         readings.extend(costs(&format!("tunnels-{size}-server"), each.memory, each.descriptors, size));
     }
     Ok(readings)
 }
 
-/// What keeps a tunnel open.
-#[derive(Debug)]
-enum Held {
-    Dialled(#[allow(dead_code, reason = "held, and nothing else")] TcpStream),
-    Listening(#[allow(dead_code, reason = "held, and nothing else")] Box<TunnelListener>),
-}
-
-/// As the RPC opens it unless it is asked for more, and dialled by a plain connection.
-async fn single_use(backend: &dyn TunnelBackend) -> anyhow::Result<Held> {
-    let request = OpenTunnel { backend: Some("tcp".to_owned()), ..OpenTunnel::default() };
-    let opened = backend.open_tunnel(&Caller::embedded(), request).await?;
-    let host = opened.uri.host().ip().context("an address of this machine")?;
-    Ok(Held::Dialled(TcpStream::connect(SocketAddr::new(host, opened.uri.port())).await?))
-}
-
-async fn multiplexed(agent: &Agent) -> anyhow::Result<Held> {
-    let tunnel = agent.open(Tunnel::tcp().backend("mux")).await?;
-    tunnel.state().wait_for(|state| *state == AgentState::Online).await?;
-    Ok(Held::Listening(Box::new(tunnel)))
+/// A tunnel as the RPC opens it unless it is asked for more.
+async fn dialled(server: &dyn TunnelBackend, backend: &str) -> anyhow::Result<Box<dyn Incoming>> {
+    let request = OpenTunnel { backend: Some(backend.to_owned()), ..OpenTunnel::default() };
+    let opened = server.open_tunnel(&Caller::embedded(), request).await?;
+    Ok(dialler_for(&opened.uri, &ClientTls::default())?.dial(&opened.uri).await?)
 }
 
 fn costs(name: &str, memory: f64, descriptors: f64, among: usize) -> [Reading; 2] {
