@@ -3,6 +3,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, thread, time::Duration};
 
+use axum::Router;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use futures_util::{
     FutureExt,
@@ -17,7 +18,7 @@ use tokio::{
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tunnel_api::{
-    rpc::v1::{OpenTunnelRequest, client::TunnelClient},
+    rpc::v1::{OpenTunnelRequest, OpenTunnelResponse, client::TunnelClient},
     tls::ClientTls,
 };
 use tunnel_tests::{
@@ -26,11 +27,12 @@ use tunnel_tests::{
     credentials::CredentialsFile,
     frames::{
         CONTINUATION, DATA, END_HEADERS, GOAWAY, HEADERS, PING, PRIORITY, RST_STREAM, SETTINGS, WINDOW_UPDATE, block,
-        call, empty_message, frame, get, greeting,
+        call, empty_message, frame, get, get_from, greeting, post_to,
     },
     limit::within,
     process::ServerProcess,
     server::{channel, server},
+    web::{Way, serve},
 };
 
 use crate::{SERVER, alone};
@@ -80,6 +82,26 @@ async fn floods_by_agents_disturb_nobody() {
     floods.join().expect("floods end");
     println!("before: {before}\nbeside: {beside}{used:?}; {:?} KiB", said.expect("floods end"));
     assert!(beside.p99() < before.p99() * 3 + Duration::from_secs(1), "before: {before}; beside: {beside}");
+}
+
+/// Whoever may look at a tunnel's pages, which is everybody.
+#[tokio::test]
+async fn floods_of_every_kind_by_web_clients_disturb_nobody() {
+    let _alone = alone().await;
+    let place = Place::new();
+    let server = ServerProcess::start(SERVER, &place.config("")).await;
+    let mut rpc = TunnelClient::connect(server.url()).await.expect("a connection");
+    let opened = rpc.open_tunnel(Way::Requests.request("http://blog")).await.expect("a tunnel").into_inner();
+    let addr = server.addr();
+    let used = suffer_from(&server, "anybody", move || web_floods(addr, opened)).await;
+    println!("floods cost {used:.2} processors");
+}
+
+/// With the agent, which is kept as busy as they are.
+#[tokio::main(flavor = "current_thread")]
+async fn web_floods(addr: SocketAddr, opened: OpenTunnelResponse) -> Vec<String> {
+    let _site = serve(Way::Requests, opened, Router::new().fallback(async || "hello")).await;
+    join_all(WEB_KINDS.iter().map(|kind| flood(*kind, &Transport::Plain, addr, duration()))).await
 }
 
 /// The request by which an agent comes in.
@@ -146,15 +168,20 @@ async fn a_long_message_to_health_is_refused() {
 
 /// Gives how many processors it cost.
 async fn suffer(server: &ServerProcess, token: &str, transports: &[Transport]) -> f64 {
+    let (addr, transports) = (server.addr(), transports.to_vec());
+    suffer_from(server, token, move || all_floods(addr, &transports)).await
+}
+
+/// The same of these floods.
+async fn suffer_from(server: &ServerProcess, token: &str, all: impl FnOnce() -> Vec<String> + Send + 'static) -> f64 {
     let mut good = GoodClient::come(server.addr(), token).await;
     let (((), quiet), before) = good.beside(server.watch(sleep(BEFORE))).await;
 
-    let (addr, transports) = (server.addr(), transports.to_vec());
     let (end, ended) = oneshot::channel();
     // In a thread of their own, so that they take no turns from the good client.
     let floods = thread::spawn(move || {
         // It matters to nobody if the test has failed meanwhile.
-        let _ = end.send(all_floods(addr, &transports));
+        let _ = end.send(all());
     });
     let ((outcomes, used), beside) = good.beside(server.watch(ended)).await;
     floods.join().expect("floods end");
@@ -286,6 +313,56 @@ const KINDS: &[Kind] = &[
         .beginning_with(|| b"POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n".to_vec())
         .slowly(),
 ];
+
+/// Those of web clients, after a request that was answered. (As fast as they go is what they may, so that is none.)
+const WEB_KINDS: &[Kind] = &[
+    Kind::new("requests that are reset at once", |n| {
+        many(|i| [get_from(BLOG, stream(n, i)), frame(RST_STREAM, 0, stream(n, i), &[0, 0, 0, 8])].concat())
+    })
+    .beginning_with(visit),
+    Kind::new("requests whose answers nobody reads", |n| many(|i| get_from(BLOG, stream(n, i))))
+        .beginning_with(visit)
+        .without_reading(),
+    Kind::new("SETTINGS", |_| many(|_| frame(SETTINGS, 0, 0, b""))).beginning_with(visit),
+    Kind::new("SETTINGS that change the windows", |n| {
+        many(|i| frame(SETTINGS, 0, 0, &[&[0, 4][..], &(1 + n + i).to_be_bytes()].concat()))
+    })
+    .beginning_with(hundred_uploads),
+    Kind::new("PING", |_| many(|_| frame(PING, 0, 0, &[7; 8]))).beginning_with(visit),
+    Kind::new("PING whose answers nobody reads", |_| many(|_| frame(PING, 0, 0, &[7; 8])))
+        .beginning_with(visit)
+        .without_reading(),
+    Kind::new("PRIORITY", |n| many(|i| frame(PRIORITY, 0, stream(n, i), &[0, 0, 0, 0, 1]))).beginning_with(visit),
+    Kind::new("WINDOW_UPDATE", |_| many(|_| frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1]))).beginning_with(hundred_uploads),
+    Kind::new("empty DATA", |_| many(|_| frame(DATA, 0, 1, b""))).beginning_with(hundred_uploads),
+    Kind::new("padding", |_| many(|_| frame(DATA, 8, 1, &[[200].as_slice(), &[0; 200]].concat())))
+        .beginning_with(hundred_uploads),
+    Kind::new("GOAWAY", |_| many(|_| frame(GOAWAY, 0, 0, &[0; 8]))).beginning_with(visit),
+    Kind::new("frames of no known kind", |_| many(|_| frame(0xbe, 0, 0, b""))).beginning_with(visit),
+    Kind::new("CONTINUATION without an end", |_| many(|_| frame(CONTINUATION, 0, 3, &block(&[("x-more", "of it")]))))
+        .beginning_with(|| [visit(), frame(HEADERS, 0, 3, &block(&[(":method", "POST")]))].concat()),
+    Kind::new("uploads that are never finished", |n| post_to(BLOG, stream(n, 0)))
+        .beginning_with(hundred_uploads)
+        .slowly(),
+    Kind::new("slow uploads", |_| frame(DATA, 0, 1, b"x")).beginning_with(hundred_uploads).slowly(),
+    Kind::new("pages by HTTP/1.1 that nobody reads", |_| {
+        many(|_| format!("GET / HTTP/1.1\r\nhost: {BLOG}\r\n\r\n").into_bytes())
+    })
+    .beginning_with(Vec::new)
+    .without_reading(),
+];
+
+/// As `http://blog` is called without a domain.
+const BLOG: &str = "blog.localhost";
+
+fn visit() -> Vec<u8> {
+    [greeting(), get_from(BLOG, 1)].concat()
+}
+
+fn hundred_uploads() -> Vec<u8> {
+    let uploads = (0..100).flat_map(|i| post_to(BLOG, 2 * i + 1));
+    greeting().into_iter().chain(uploads).collect()
+}
 
 const KNOCK: &[u8] = b"GET /.well-known/ptth/ HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: ptth\r\n\
                        authorization: Basic dC0xOndyb25n\r\n\r\n";

@@ -25,8 +25,19 @@ pub fn call(stream: u32, path: &str, more: &[(&str, &str)]) -> Vec<u8> {
 
 /// A GET of the front page.
 pub fn get(stream: u32) -> Vec<u8> {
-    let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "h")];
+    get_from("h", stream)
+}
+
+/// The same of this host.
+pub fn get_from(host: &str, stream: u32) -> Vec<u8> {
+    let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", host)];
     frame(HEADERS, END_HEADERS | END_STREAM, stream, &block(&fields))
+}
+
+/// An upload to this host, which is to follow.
+pub fn post_to(host: &str, stream: u32) -> Vec<u8> {
+    let fields = [(":method", "POST"), (":scheme", "http"), (":path", "/"), (":authority", host)];
+    frame(HEADERS, END_HEADERS, stream, &block(&fields))
 }
 
 /// The message of a call that asks for nothing in particular, and the call's end.

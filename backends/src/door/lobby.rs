@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    pace::Earned,
+    pace::{BULK, Earned},
     room::{Place, Room},
 };
 use crate::meters::Meters;
@@ -131,9 +131,16 @@ impl Newcomer {
         self.arrived.is_client.store(true, Ordering::Relaxed);
     }
 
-    /// So many frames of this connection's were of use: such as one for each message, however small, that an agent has taken.
-    /// They are given back, or a busy connection would be read more and more slowly.
-    pub fn earn(&self, frames: u32) {
+    /// An agent has taken so many bytes that came in one frame. A small one is given back, or a conversation in short messages
+    /// would be read more and more slowly; an empty one was of use to nobody, and a long one has cost nothing.
+    pub fn taken(&self, bytes: usize) {
+        if bytes > 0 && bytes < BULK as usize {
+            self.earn(1);
+        }
+    }
+
+    /// So many frames of this connection's were of use.
+    pub(super) fn earn(&self, frames: u32) {
         self.arrived.earned.add(frames);
     }
 

@@ -244,7 +244,7 @@ const REST_OF_HEADER: usize = 5;
 const DATA: u8 = 0;
 
 /// From here on a frame of DATA is worth its header. (Padding is 256 bytes of it at the most.)
-const BULK: u32 = 1024;
+pub(super) const BULK: u32 = 1024;
 
 #[cfg(test)]
 mod tests {
@@ -342,6 +342,23 @@ mod tests {
         for _ in 0..1000 {
             assert_eq!(pace.count_frames(bulk), None);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn small_messages_that_an_agent_takes_are_not_paced_and_empty_ones_are() {
+        let seat = seat();
+        seat.newcomer().welcome();
+        let mut pace = Pace::new(seat.newcomer().clone());
+        let mut say = |bytes, times| {
+            (0..times)
+                .filter(|_| {
+                    seat.newcomer().taken(bytes);
+                    pace.count(1).is_some()
+                })
+                .count()
+        };
+        assert_eq!(say(1, 10_000), 0);
+        assert!(say(0, 10_000) > 6_900);
     }
 
     #[tokio::test(start_paused = true)]

@@ -169,7 +169,7 @@ impl Body for ClientBody {
                 this.silence = None;
                 if let Some(data) = frame.data_ref() {
                     this.tally.to_agent.fetch_add(data.len() as u64, Ordering::Relaxed);
-                    this.newcomer.earn(1);
+                    this.newcomer.taken(data.len());
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
