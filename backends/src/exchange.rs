@@ -7,10 +7,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 
-use crate::session::{BoxStream, SessionGone};
+use crate::{
+    carrier::ptth::NOT_UPGRADED,
+    session::{BoxStream, SessionGone},
+};
 
 /// A session whose wire is HTTP.
 pub trait Requests: Send + Sync {
@@ -77,9 +80,6 @@ pub enum Unanswered {
 pub fn is_connection<T>(answer: &Response<T>) -> bool {
     answer.status().is_success() && !answer.headers().contains_key(NOT_UPGRADED)
 }
-
-/// In an answer with success to an extended CONNECT: it is one to the request without its wish for an upgrade.
-pub(crate) const NOT_UPGRADED: HeaderName = HeaderName::from_static("tunnel-not-upgraded");
 
 /// An exchange whose kind is known at run time only.
 pub type BoxExchange = Box<dyn Exchange>;

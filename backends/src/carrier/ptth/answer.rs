@@ -22,12 +22,13 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::{task::coop, time::timeout};
 
 use super::{
+    NOT_UPGRADED,
     dial::answer_without_body,
     forwarded,
     inbox::{End, SharedInbox, Streams},
     stream::{Chunk, H2Stream, Outbox},
 };
-use crate::{carrier::Declined, exchange::NOT_UPGRADED, relay::BoxDuplex};
+use crate::{carrier::Declined, relay::BoxDuplex};
 
 /// A request, offered to the agent. Dropping it leaves it to another agent: it certainly was not looked at.
 #[derive(Debug)]
