@@ -86,7 +86,9 @@ fn say_length_once(headers: &mut HeaderMap) {
 /// is kept where we were told to trust them, and their own address is added.
 fn tell_who_asks(headers: &mut HeaderMap, asker: &Asker<'_>) {
     let Asker { client, public, proxy, named, .. } = *asker;
-    headers_that_pass_for_ours(headers, proxy.is_some()).iter().for_each(|name| drop(headers.remove(name)));
+    for name in headers_that_pass_for_ours(headers, proxy.is_some()) {
+        headers.remove(name);
+    }
     let said = named.said.to_str().unwrap_or_default();
     let forwarded = format!("for=\"{client}\";by=\"{public}\";host=\"{said}\";proto={}", asker.scheme());
     set(headers, FORWARDED, &forwarded);
@@ -305,7 +307,9 @@ mod tests {
             (&[(length, "5")], Some("5")),
         ] {
             let mut told = headers(&[]);
-            fields.iter().for_each(|(name, value)| drop(told.append(*name, HeaderValue::from_static(value))));
+            for (name, value) in fields {
+                told.append(*name, HeaderValue::from_static(value));
+            }
             to_client(&mut told);
             let told: Vec<_> = told.get_all(length).iter().collect();
             assert_eq!(told, Vec::from_iter(said), "{fields:?}");
