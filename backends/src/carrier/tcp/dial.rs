@@ -38,7 +38,9 @@ impl Incoming for DialIn {
     async fn next(&mut self) -> Result<Option<Offer>, DialError> {
         let Some(mut socket) = self.0.take() else { return Ok(None) };
         let ProxiedAddress { source, destination, .. } = read_header(&mut socket).await?;
-        Ok(Some(Offer::Connection(ConnectionOffer::new(source, destination, Paired(socket)))))
+        // A v4 address beside one of v6 comes as one of v6.
+        let (client, public) = (sockets::canonical(source), sockets::canonical(destination));
+        Ok(Some(Offer::Connection(ConnectionOffer::new(client, public, Paired(socket)))))
     }
 }
 
