@@ -3,15 +3,24 @@
 use std::{
     io::{self, ErrorKind},
     net::SocketAddr,
+    sync::Arc,
 };
 
-use axum::{Router, body::Body, extract::ConnectInfo, routing::get as route, routing::post};
+use axum::{
+    Router,
+    body::Body,
+    extract::{ConnectInfo, Path},
+    http::header::SET_COOKIE,
+    response::AppendHeaders,
+    routing::get as route,
+    routing::post,
+};
 use bytes::Bytes;
 use futures_util::stream;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
-    sync::mpsc,
+    sync::{Notify, mpsc},
 };
 use tunnel_agent::{Agent, Peer, Proxy, RequestNews, ServedTunnel, Tunnel};
 use tunnel_server::Running;
@@ -28,6 +37,7 @@ each_backend! {
     an_answer_of_an_app_that_fails_never_looks_complete
     a_local_service_is_at_a_name_and_a_page_while_it_is_down
     an_upgrade_goes_through_to_a_local_service_and_its_aborts_too
+    an_answer_with_too_long_a_head_costs_nobody_elses
     a_tunnel_that_is_left_cuts_off_what_was_upgraded
     an_upgrade_that_a_local_service_ignores_is_a_request_as_any_other
     a_client_that_goes_is_an_abort_to_the_local_service
@@ -126,6 +136,28 @@ async fn an_upgrade_goes_through_to_a_local_service_and_its_aborts_too(backend: 
     origin.set_zero_linger().unwrap();
     drop(origin);
     assert_eq!(hear_out(&mut client).await, (vec![], Ended::Reset));
+}
+
+async fn an_answer_with_too_long_a_head_costs_nobody_elses(backend: &str) {
+    let server = server().await;
+    let cookies = async |Path(kilobytes): Path<usize>| {
+        let cookie = "c".repeat(1000);
+        AppendHeaders((0..kilobytes).map(|_| (SET_COOKIE, cookie.clone())).collect::<Vec<_>>())
+    };
+    let meanwhile = Arc::new(Notify::new());
+    let waits = meanwhile.clone();
+    let app = Router::new()
+        .route("/cookies/{kilobytes}", route(cookies))
+        .route("/slow", route(async move || waits.notified().await));
+    let (_served, host) = serve(&server, backend, app).await;
+    let mut beside = say(&server, &get(&host, "/slow")).await.unwrap();
+    let answer = answer_to(&server, &get(&host, "/cookies/40")).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let answer = answer_to(&server, &get(&host, "/cookies/90")).await.unwrap();
+    assert!(backend != "mux" || answer.starts_with("HTTP/1.1 502 "), "{answer}");
+    meanwhile.notify_one();
+    let (head, _) = hear_answer(&mut beside).await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
 }
 
 async fn a_tunnel_that_is_left_cuts_off_what_was_upgraded(backend: &str) {

@@ -26,6 +26,7 @@ use super::{
     dial::answer_without_body,
     forwarded,
     inbox::{End, SharedInbox, Streams},
+    limits::LONGEST_ANSWER_HEAD,
     stream::{Chunk, H2Stream, Outbox},
 };
 use crate::{carrier::Declined, relay::BoxDuplex};
@@ -223,6 +224,10 @@ impl Responder {
 
     fn send_head(&mut self, head: Response<()>, ends: bool) -> io::Result<SendStream<Chunk>> {
         let mut respond = self.respond.take().ok_or(ErrorKind::NotConnected)?;
+        if is_too_long(head.headers()) {
+            respond.send_reset(Reason::INTERNAL_ERROR);
+            return Err(io::Error::other(TOO_LONG));
+        }
         respond.send_response(head, ends).map_err(|error| {
             // Where the head is at fault there is no answer; a client that is gone does not hear this.
             respond.send_reset(Reason::INTERNAL_ERROR);
@@ -292,6 +297,7 @@ impl Saying {
 
     fn finish(mut self, trailers: Option<HeaderMap>) -> io::Result<()> {
         match trailers {
+            Some(trailers) if is_too_long(&trailers) => Err(io::Error::other(TOO_LONG)),
             Some(trailers) => {
                 self.send.send_trailers(trailers).map_err(io::Error::other)?;
                 self.is_whole = true;
@@ -329,6 +335,14 @@ impl Drop for Saying {
         }
     }
 }
+
+/// RFC 9113, 6.5.2: each field counts as 32 bytes more than it has. So does the status, of ten.
+fn is_too_long(headers: &HeaderMap) -> bool {
+    let fields = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32);
+    fields.sum::<usize>() + 42 > LONGEST_ANSWER_HEAD as usize
+}
+
+const TOO_LONG: &str = "the answer's head is longer than 64 KiB";
 
 fn gone() -> io::Error {
     ErrorKind::ConnectionReset.into()

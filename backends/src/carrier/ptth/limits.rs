@@ -27,6 +27,10 @@ const FRAME: u32 = 64 * 1024;
 
 const LONGEST_HEAD: u32 = 16 * 1024;
 
+/// Of an answer, some of which have dozens of cookies; as much as where connections are carried. What does not fit one frame and is too
+/// long costs the session at the `h2` crate's, so our agent does not send it.
+pub(super) const LONGEST_ANSWER_HEAD: u32 = FRAME;
+
 /// Frames of a stream that was reset here may still be on their way: they are let pass for so long, for so many streams at
 /// once. What comes later is answered with a reset, which HTTP/2 libraries bound for good reason; so many in a session's life.
 const RESET_REMEMBERED: Duration = Duration::from_secs(30);
@@ -61,7 +65,7 @@ pub(super) fn caller() -> h2::client::Builder {
         .initial_window_size(FIRST_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
-        .max_header_list_size(LONGEST_HEAD)
+        .max_header_list_size(LONGEST_ANSWER_HEAD)
         .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_reset_streams(RESETS_REMEMBERED)
         .reset_stream_duration(RESET_REMEMBERED)
