@@ -29,15 +29,24 @@ pub struct Length {
 }
 
 impl Path {
-    /// A path to that host.
+    /// A path to that host, which begins at a port of the kernel's choice.
     ///
     /// # Errors
     /// If there is no port for it.
     pub async fn to(target: SocketAddr, length: Length) -> io::Result<Self> {
+        Self::between(([127, 0, 0, 1], 0).into(), target, length).await
+    }
+
+    /// A path to that host, which begins here.
+    ///
+    /// # Errors
+    /// If that is taken.
+    pub async fn between(here: SocketAddr, target: SocketAddr, length: Length) -> io::Result<Self> {
         // What is on its way is counted here and not in the kernel.
         let socket = TcpSocket::new_v4()?;
         socket.set_recv_buffer_size(LITTLE)?;
-        socket.bind(([127, 0, 0, 1], 0).into())?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(here)?;
         let listener = socket.listen(1024)?;
         let addr = listener.local_addr()?;
         let is_cut = watch::Sender::new(false);

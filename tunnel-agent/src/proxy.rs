@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version,
-    header::{CONTENT_TYPE, EXPECT, HOST},
+    header::{CACHE_CONTROL, CONTENT_TYPE, EXPECT, HOST},
     uri::{Authority, PathAndQuery, Scheme},
 };
 use http_body::Body;
@@ -120,7 +120,7 @@ where
 
 impl Passing {
     async fn pass(&self, mut request: Request<PassedBody>) -> Result<Response<PassedBody>, BoxError> {
-        let is_for_machines = page::wants_json(request.headers());
+        let reads = page::Reads::of(request.headers());
         let upgrade = upgrade_asked(&mut request);
         let by_h2c = upgrade.is_none() && (self.speaks_h2c || is_grpc(request.headers()));
         let request = match self.prepared(request, upgrade.as_ref().map(|(protocol, _)| protocol), by_h2c) {
@@ -131,7 +131,7 @@ impl Passing {
             Ok(response) => answer(response, upgrade.map(|(_, client)| client)),
             // The client has broken off: there is nobody to answer.
             Err(NoAnswer::OfClient(error)) => Err(error),
-            Err(NoAnswer::OfService(why)) => Ok(bad_gateway(&self.local.target().to_string(), &why, is_for_machines)),
+            Err(NoAnswer::OfService(why)) => Ok(bad_gateway(&why, reads)),
         }
     }
 
@@ -201,11 +201,15 @@ async fn join(client: OnUpgrade, service: OnUpgrade) {
     tracing::debug!(?end, "upgraded stream ended");
 }
 
-fn bad_gateway(target: &str, why: &str, is_for_machines: bool) -> Response<PassedBody> {
-    let (content_type, text) = page::bad_gateway(target, why, is_for_machines);
+fn bad_gateway(why: &str, reads: page::Reads) -> Response<PassedBody> {
+    let (content_type, text) = page::bad_gateway(why, reads);
     let mut response = Response::new(Full::from(text).map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = StatusCode::BAD_GATEWAY;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // As the server marks its own pages, so that they are told from the service's answers.
+    headers.insert("tunnel-error", HeaderValue::from_static("no-service"));
     response
 }
 

@@ -6,7 +6,10 @@ use std::{
     thread,
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tunnel_backends::{
     carrier::{ConnectionOffer, Declined, Offer, RequestOffer},
@@ -162,6 +165,10 @@ impl Duplex for TunnelStream {
 
     fn has_aborted(&mut self, cx: &mut Context<'_>) -> bool {
         self.io.has_aborted(cx)
+    }
+
+    fn socket(&self) -> Option<&TcpStream> {
+        self.io.socket()
     }
 
     fn abort_on_drop(&mut self) {

@@ -34,6 +34,11 @@ pub trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {
         false
     }
 
+    /// The socket itself, if all that is read and written here is what is read from and written to it.
+    fn socket(&self) -> Option<&TcpStream> {
+        None
+    }
+
     /// Makes the drop that follows an abort: the peer sees a reset, and what is queued for it is lost.
     fn abort_on_drop(&mut self);
 
@@ -54,6 +59,10 @@ impl Duplex for TcpStream {
     fn has_aborted(&mut self, _: &mut Context<'_>) -> bool {
         // This consumes the error: EPIPE, a reset after a FIN, comes back at every write, and nobody waits for another.
         matches!(self.take_error(), Ok(Some(error)) if error.kind() != io::ErrorKind::BrokenPipe)
+    }
+
+    fn socket(&self) -> Option<&TcpStream> {
+        Some(self)
     }
 
     fn abort_on_drop(&mut self) {
@@ -155,6 +164,10 @@ impl<D: Duplex + ?Sized> Duplex for &mut D {
         (**self).has_aborted(cx)
     }
 
+    fn socket(&self) -> Option<&TcpStream> {
+        (**self).socket()
+    }
+
     fn abort_on_drop(&mut self) {
         (**self).abort_on_drop();
     }
@@ -175,6 +188,10 @@ impl<D: Duplex + ?Sized> Duplex for Box<D> {
 
     fn has_aborted(&mut self, cx: &mut Context<'_>) -> bool {
         (**self).has_aborted(cx)
+    }
+
+    fn socket(&self) -> Option<&TcpStream> {
+        (**self).socket()
     }
 
     fn abort_on_drop(&mut self) {

@@ -9,8 +9,12 @@ use std::{
 };
 
 use bytes::BufMut;
+#[cfg(target_os = "linux")]
+use tokio::{io::Interest, net::TcpStream};
 use tokio_util::io::poll_read_buf;
 
+#[cfg(target_os = "linux")]
+use super::pipe::Pipe;
 use super::{
     Duplex,
     pace::{Bucket, Queue, Turn},
@@ -21,6 +25,11 @@ pub(super) struct Flow<'a> {
     pub(super) state: FlowState,
     held: Vec<u8>,
     written: usize,
+    /// What is on its way inside the kernel instead.
+    #[cfg(target_os = "linux")]
+    pipe: Option<Pipe>,
+    /// The last read filled its buffer.
+    is_bulk: bool,
     moved: &'a AtomicU64,
     queue: Queue<&'a [Arc<Bucket>]>,
 }
@@ -47,7 +56,16 @@ pub(super) enum Broken {
 
 impl<'a> Flow<'a> {
     pub(super) fn new(moved: &'a AtomicU64, buckets: &'a [Arc<Bucket>]) -> Self {
-        Self { state: FlowState::Copying, held: Vec::new(), written: 0, moved, queue: Queue::new(buckets) }
+        Self {
+            state: FlowState::Copying,
+            held: Vec::new(),
+            written: 0,
+            #[cfg(target_os = "linux")]
+            pipe: None,
+            is_bulk: false,
+            moved,
+            queue: Queue::new(buckets),
+        }
     }
 
     /// Drives the direction until it ends, breaks or can go no further now.
@@ -64,7 +82,7 @@ impl<'a> Flow<'a> {
             }
             match self.state {
                 FlowState::Copying | FlowState::Discarding => {
-                    ready!(self.poll_fill(cx, source)).map_err(|_| Broken::Source)?;
+                    ready!(self.poll_fill(cx, source, sink)).map_err(|_| Broken::Source)?;
                 }
                 FlowState::Finishing => {
                     // A sink that cannot be told has aborted, and its own direction will say so.
@@ -87,7 +105,7 @@ impl<'a> Flow<'a> {
             if self.holds_bytes() {
                 ready!(self.poll_write(cx, sink))?;
             } else if self.state == FlowState::Copying {
-                ready!(self.poll_fill(cx, source))?;
+                ready!(self.poll_fill(cx, source, sink))?;
             } else {
                 return Poll::Ready(Ok(()));
             }
@@ -109,7 +127,7 @@ impl<'a> Flow<'a> {
     }
 
     pub(super) fn holds_bytes(&self) -> bool {
-        self.written < self.held.len()
+        self.written < self.held.len() || self.holds_in_kernel()
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -126,9 +144,13 @@ impl<'a> Flow<'a> {
         self.queue.leave();
     }
 
-    fn poll_fill(&mut self, cx: &mut Context<'_>, source: &mut dyn Duplex) -> Poll<io::Result<()>> {
+    fn poll_fill(&mut self, cx: &mut Context<'_>, source: &mut dyn Duplex, sink: &dyn Duplex) -> Poll<io::Result<()>> {
         if !self.queue.is_paced() {
             self.queue.leave();
+            #[cfg(target_os = "linux")]
+            if let Some(spliced) = self.poll_splice(cx, source, sink) {
+                return spliced;
+            }
             return self.poll_read(cx, source, BUFFER).map_ok(|_| ());
         }
         let Poll::Ready(turn) = self.poll_turn(cx, source)? else {
@@ -167,6 +189,7 @@ impl<'a> Flow<'a> {
                 Poll::Ready(Ok(0))
             }
             Poll::Ready(Ok(some)) => {
+                self.is_bulk = some == BUFFER;
                 if self.state == FlowState::Discarding {
                     self.held.clear();
                 }
@@ -184,6 +207,17 @@ impl<'a> Flow<'a> {
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, sink: &mut dyn Duplex) -> Poll<io::Result<()>> {
+        #[cfg(target_os = "linux")]
+        if self.holds_in_kernel()
+            && let (Some(pipe), Some(socket)) = (&mut self.pipe, sink.socket())
+        {
+            let moved = ready!(poll_drain(cx, pipe, socket))?;
+            if moved == 0 {
+                return Poll::Ready(Err(ErrorKind::WriteZero.into()));
+            }
+            self.moved.fetch_add(moved as u64, Ordering::Relaxed);
+            return Poll::Ready(Ok(()));
+        }
         let written = ready!(Pin::new(&mut *sink).poll_write(cx, &self.held[self.written..]))?;
         if written == 0 {
             return Poll::Ready(Err(ErrorKind::WriteZero.into()));
@@ -200,8 +234,84 @@ impl<'a> Flow<'a> {
     fn release(&mut self) {
         self.held = Vec::new();
         self.written = 0;
+        #[cfg(target_os = "linux")]
+        {
+            self.pipe = None;
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn holds_in_kernel(&self) -> bool {
+        false
     }
 }
+
+/// From socket to socket within the kernel.
+#[cfg(target_os = "linux")]
+impl Flow<'_> {
+    fn holds_in_kernel(&self) -> bool {
+        self.pipe.as_ref().is_some_and(|pipe| pipe.held() > 0)
+    }
+
+    /// Reads into a pipe where much is moving between two sockets, and there is a pipe to be had. Small pieces are copied: that
+    /// takes one system call less, and few are worth a pipe.
+    fn poll_splice(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &dyn Duplex,
+        sink: &dyn Duplex,
+    ) -> Option<Poll<io::Result<()>>> {
+        if !self.is_bulk || self.state != FlowState::Copying {
+            return None;
+        }
+        let (socket, _) = (source.socket()?, sink.socket()?);
+        let pipe = match &mut self.pipe {
+            Some(pipe) => pipe,
+            None => {
+                // It has been written, or nothing would be read.
+                self.held = Vec::new();
+                self.pipe.insert(Pipe::take()?)
+            }
+        };
+        let filled = poll_fill(cx, pipe, socket);
+        match &filled {
+            Poll::Ready(Ok(0)) => self.state = FlowState::Finishing,
+            Poll::Ready(Ok(some)) => self.is_bulk = *some >= WORTH_A_PIPE,
+            Poll::Ready(Err(_)) | Poll::Pending => {}
+        }
+        if !self.holds_in_kernel() {
+            // Idle directions hold no pipe.
+            self.release();
+        }
+        Some(filled.map_ok(|_| ()))
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn poll_fill(cx: &mut Context<'_>, pipe: &mut Pipe, socket: &TcpStream) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(socket.poll_read_ready(cx))?;
+        match socket.try_io(Interest::READABLE, || pipe.fill(socket)) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            filled => return Poll::Ready(filled),
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn poll_drain(cx: &mut Context<'_>, pipe: &mut Pipe, socket: &TcpStream) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(socket.poll_write_ready(cx))?;
+        match socket.try_io(Interest::WRITABLE, || pipe.drain(socket)) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            drained => return Poll::Ready(drained),
+        }
+    }
+}
+
+/// A splice that moves less is followed by a copy.
+#[cfg(target_os = "linux")]
+const WORTH_A_PIPE: usize = 16 * 1024;
 
 /// Large enough that a bulk transfer spends its time in the kernel's copy and not on the way there, small enough that a
 /// thousand busy connections hold 128 MiB.

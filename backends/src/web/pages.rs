@@ -109,7 +109,8 @@ impl Page {
     pub(crate) fn answer(&self, reader: Reader) -> Response<HttpBody> {
         let text = self.text();
         let mut response = match reader.wants {
-            Wants::Grpc(content_type) => grpc(&text, content_type),
+            // What is no good as HTTP is refused as such.
+            Wants::Grpc(content_type) if !matches!(self, Self::Ambiguous(_)) => grpc(&text, content_type),
             _ => text.response(reader),
         };
         let headers = response.headers_mut();

@@ -66,10 +66,6 @@ impl Local {
         Self { authority: authority(service.target()), http1: client(false), http2: client(true), service }
     }
 
-    pub(super) fn target(&self) -> &Target {
-        self.service.target()
-    }
-
     /// What its `Host` would be.
     pub(super) fn authority(&self) -> &Authority {
         &self.authority
@@ -216,7 +212,7 @@ const MOST_IDLE: usize = 256;
 
 impl fmt::Debug for Local {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Local").field("target", self.target()).finish_non_exhaustive()
+        f.debug_struct("Local").field("target", self.service.target()).finish_non_exhaustive()
     }
 }
 
