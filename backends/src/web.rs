@@ -27,7 +27,7 @@ use tower::{ServiceExt, service_fn, util::BoxCloneSyncService};
 use tunnel_api::{Carry, ConnectionAddrs, StreamEnd};
 
 use self::{
-    connections::{Kept, NotAsked},
+    connections::NotAsked,
     headers::Asker,
     host::{Ambiguous, Named},
     pages::{Page, Reader},
@@ -238,8 +238,7 @@ impl Going<'_> {
             wanted.ask(request.headers_mut());
         }
         let Guest { uplink, newcomer, .. } = &self.guest;
-        let kept: Kept = newcomer.keep();
-        let mut answer = match connections::ask(uplink, self.guest.client(), request, &kept, &self.web.tasks).await {
+        let mut answer = match connections::ask(uplink, self.guest.client(), request, newcomer, &self.web.tasks).await {
             Ok(answer) => answer,
             Err(NotAsked::NoStream(why)) => return self.refused(&why),
             Err(NotAsked::Broken(error)) => {

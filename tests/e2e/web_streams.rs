@@ -17,7 +17,7 @@ use axum::{
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use http_body::Frame;
-use http_body_util::{BodyExt, StreamBody};
+use http_body_util::{BodyExt, Full, StreamBody};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::{Notify, mpsc},
@@ -46,6 +46,7 @@ each_way! {
     a_kept_alive_connection_is_kept_to_the_origin
     what_has_no_body_has_none
     much_goes_through_both_ways_at_once
+    much_goes_through_in_http2_at_full_speed
     each_request_is_told_to_its_owner
 }
 
@@ -338,6 +339,22 @@ async fn much_goes_through_both_ways_at_once(way: Way) {
     let head = String::from_utf8_lossy(&heard[..at]).into_owned();
     let echoed = unchunked(&head, &heard[at + 4..]);
     assert!(echoed == bytes, "{} bytes came back of {}", echoed.len(), bytes.len());
+}
+
+/// Strangers are read slowly, by the kilobyte (some 50 a second); a tunnel's client is none, however its tunnel is carried.
+async fn much_goes_through_in_http2_at_full_speed(way: Way) {
+    let server = server().await;
+    let app = Router::new().fallback(any(async |request: Request| Response::new(request.into_body())));
+    let blog = site(&server, way, "http://blog", app).await;
+    let mut client = Http2::connect(server.addr()).await;
+    for seed in 1..=2 {
+        let bytes = Bytes::from(tunnel_backends::testing::pattern(seed, 3_000_000));
+        let said = Full::new(bytes.clone()).map_err(|never: Infallible| match never {}).boxed_unsync();
+        let request = Request::post(format!("http://{}/", blog.host)).body(said).unwrap();
+        let echoed = async { client.ask(request).await.unwrap().into_body().collect().await.unwrap().to_bytes() };
+        let echoed = timeout(Duration::from_secs(20), echoed).await.expect("it is not held up");
+        assert!(echoed == bytes, "{} bytes came back of {}", echoed.len(), bytes.len());
+    }
 }
 
 async fn each_request_is_told_to_its_owner(way: Way) {

@@ -127,7 +127,7 @@ fn greeting(server: &Running) -> String {
     let host = host.trim_start_matches("https://");
     let see = server.admin_addr().map(|admin| format!("  see   http://{admin}/metrics\n")).unwrap_or_default();
     format!(
-        "tunnel-server listens on {}\n  try   tunnel tcp 127.0.0.1:3000 --server {url}{token}\n  or    grpcurl {flag}{header}-d '{{}}' \
+        "tunnel-server listens on {}\n  try   tunnel http 3000 --server {url}{token}\n  or    grpcurl {flag}{header}-d '{{}}' \
          {host} tunnel.v1.Tunnel/OpenTunnel\n{see}",
         server.addr()
     )

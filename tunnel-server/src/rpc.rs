@@ -113,8 +113,8 @@ fn is_grpc(request: &Request) -> bool {
 async fn page() -> &'static str {
     "This is a tunnel server. Programs behind NAT open tunnels here by gRPC, service tunnel.v1.Tunnel:\n\
      \n\
-     \x20   grpcurl -plaintext -d '{}' HOST:PORT tunnel.v1.Tunnel/OpenTunnel\n\
-     \x20   tunnel tcp 127.0.0.1:3000 --server http://HOST:PORT\n"
+     \x20   tunnel http 3000 --server http://HOST:PORT\n\
+     \x20   grpcurl -plaintext -d '{}' HOST:PORT tunnel.v1.Tunnel/OpenTunnel\n"
 }
 
 async fn nothing_here(request: Request) -> Response {

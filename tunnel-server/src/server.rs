@@ -6,6 +6,7 @@ use tonic_health::ServingStatus;
 use tunnel_api::{NoDefault, TunnelBackend};
 use tunnel_backends::{
     door::Door,
+    names,
     ports::PortRange,
     process,
     quotas::Quotas,
@@ -255,6 +256,12 @@ fn warn_of_risks(config: &Config) {
         tracing::warn!(
             listen.addr = %config.listen,
             "insecure: everybody who can connect may open tunnels, and nothing is encrypted"
+        );
+    }
+    let is_for_others = !config.listen.ip().is_loopback() || !config.tls_terminated_by.is_empty();
+    if is_for_others && config.names.domain == names::localhost() {
+        tracing::info!(
+            "web addresses are in `localhost`, which leads clients to their own machine (`domain` in [names] is where they are to be)"
         );
     }
     ephemeral::warn_of_overlap("ports.public", &config.ports.public);

@@ -75,9 +75,7 @@ async fn it_starts_without_a_config_says_where_it_listens_and_what_to_try_and_se
     for _ in 0..2 {
         timeout(LIMIT, stderr.read_line(&mut hints)).await.unwrap().unwrap();
     }
-    for hint in
-        [format!("tunnel tcp 127.0.0.1:3000 --server http://{addr}"), format!("grpcurl -plaintext -d '{{}}' {addr}")]
-    {
+    for hint in [format!("tunnel http 3000 --server http://{addr}"), format!("grpcurl -plaintext -d '{{}}' {addr}")] {
         assert!(hints.contains(&hint), "{hints}");
     }
 

@@ -9,6 +9,7 @@ use std::{
 };
 
 use tempfile::TempDir;
+use tunnel_server::Config;
 
 /// Runs it in a directory; gives its exit code and what it said to whom.
 fn run(directory: &Path, args: &[&str]) -> (Option<i32>, String, String) {
@@ -99,7 +100,7 @@ fn init_writes_what_is_needed_and_says_how_an_agent_uses_it() {
     let (code, command, said) = run(here.path(), &["init", "etc", "--host", "tunnels.example", "--self-signed"]);
     assert_eq!(code, Some(0), "{said}");
     for part in [
-        "tunnel tcp 3000",
+        "tunnel http 3000",
         "--server https://tunnels.example:8010",
         "--token-file etc/admin.token",
         "--fingerprint sha256:",
@@ -114,6 +115,17 @@ fn init_writes_what_is_needed_and_says_how_an_agent_uses_it() {
     }
     let (code, _, said) = run(here.path(), &["check", "etc/tunnel-server.toml"]);
     assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
+fn init_puts_web_addresses_below_a_host_that_is_a_name() {
+    let here = directory();
+    for (host, kind, domain) in [("tunnels.example", "http", "tunnels.example"), ("192.0.2.1", "tcp", "localhost")] {
+        let (code, command, said) = run(here.path(), &["init", host, "--host", host, "--self-signed"]);
+        assert!(code == Some(0) && command.starts_with(&format!("tunnel {kind} 3000 ")), "{command}{said}");
+        let config = Config::from_file(&here.path().join(host).join("tunnel-server.toml")).expect("a config");
+        assert_eq!(config.names.domain.to_string(), domain);
+    }
 }
 
 #[test]

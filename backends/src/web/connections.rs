@@ -30,7 +30,10 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use super::visit::{BodyError, ClientBody};
-use crate::uplink::{ClientInfo, NoStream, StreamIo, Uplink};
+use crate::{
+    door::Newcomer,
+    uplink::{Admitted, ClientInfo, NoStream, StreamIo, Uplink},
+};
 
 /// What is said to an origin.
 type Said = http_body_util::combinators::UnsyncBoxBody<Bytes, BodyError>;
@@ -72,14 +75,16 @@ pub(super) struct InUse {
     client: IpAddr,
 }
 
-/// Asks `uplink`'s origin for this client. The answer's body keeps the connection when it has come to its end.
+/// Asks `uplink`'s origin for this client, who is welcome once it is admitted. The answer's body keeps the connection when it has
+/// come to its end.
 pub(super) async fn ask(
     uplink: &Uplink,
     client: ClientInfo,
     request: Request<ClientBody>,
-    kept: &Kept,
+    newcomer: &Newcomer,
     tasks: &TaskTracker,
 ) -> Result<Response<OriginBody>, NotAsked> {
+    let kept: Kept = newcomer.keep();
     let (mut head, body) = request.into_parts();
     to_origin(&mut head, &body);
     // What is safe and has no body can be asked again on another connection, where a kept one turns out to be stale.
@@ -89,8 +94,15 @@ pub(super) async fn ask(
         let taken = kept.take(uplink, client.client_addr.ip());
         let was_kept = taken.is_some();
         let mut in_use = match taken {
-            Some(origin) => origin,
-            None => InUse::connect(uplink, client, kept, tasks).await?,
+            Some(origin) => {
+                newcomer.welcome();
+                origin
+            }
+            None => {
+                let admitted = uplink.admit(client).map_err(NotAsked::NoStream)?;
+                newcomer.welcome();
+                InUse::connect(uplink, admitted, client.client_addr.ip(), &kept, tasks).await?
+            }
         };
         let Some(origin) = &mut in_use.origin else { continue };
         match origin.sender.try_send_request(request).await {
@@ -128,8 +140,13 @@ fn nothing() -> Said {
 }
 
 impl InUse {
-    async fn connect(uplink: &Uplink, client: ClientInfo, kept: &Kept, tasks: &TaskTracker) -> Result<Self, NotAsked> {
-        let admitted = uplink.admit(client).map_err(NotAsked::NoStream)?;
+    async fn connect(
+        uplink: &Uplink,
+        admitted: Admitted,
+        client: IpAddr,
+        kept: &Kept,
+        tasks: &TaskTracker,
+    ) -> Result<Self, NotAsked> {
         let stream = uplink.connect(admitted).await.map_err(NotAsked::NoStream)?;
         let handshake = http1::Builder::new().max_buf_size(LONGEST_HEAD).handshake(TokioIo::new(stream.into_io()));
         let (sender, connection) = handshake.await.map_err(NotAsked::Broken)?;
@@ -139,7 +156,6 @@ impl InUse {
         let driving = drive(connection, Arc::downgrade(&kept.0), number, idle, uplink.clone());
         let driver = tasks.spawn(driving.in_current_span()).abort_handle();
         let origin = Origin { number, sender, driver, is_idle };
-        let client = client.client_addr.ip();
         Ok(Self { origin: Some(origin), kept: kept.clone(), uplink: uplink.clone(), client })
     }
 

@@ -64,8 +64,9 @@ fn was_typed(matches: &ArgMatches, option: &Id) -> bool {
 
 fn refuse(error: &clap::Error) -> ! {
     let _ = error.print();
-    if let Some(target) = target_without_tcp(error, env::args_os()) {
-        Screen::stderr().say(&format!("\nTo make a local service public: tunnel tcp {target}"));
+    if let Some(target) = target_without_kind(error, env::args_os()) {
+        Screen::stderr()
+            .say(&format!("\nTo make a web service public: tunnel http {target} (any other: tunnel tcp {target})"));
     }
     process::exit(error.exit_code());
 }
@@ -97,8 +98,8 @@ fn option<'a>(command: &'a Command, error: &clap::Error) -> Option<(&'a Id, OsSt
     Some((arg.get_id(), arg.get_env()?.to_owned()))
 }
 
-/// `tunnel 3000` is what one tries first, or `tunnel http 3000` and `tunnel local 3000`, as it is called elsewhere.
-fn target_without_tcp(error: &clap::Error, typed: impl Iterator<Item = OsString>) -> Option<String> {
+/// `tunnel 3000` is what one tries first, or `tunnel expose 3000` and `tunnel local 3000`, as it is called elsewhere.
+fn target_without_kind(error: &clap::Error, typed: impl Iterator<Item = OsString>) -> Option<String> {
     let (ErrorKind::InvalidSubcommand, Some(ContextValue::String(word))) =
         (error.kind(), error.get(ContextKind::InvalidSubcommand))
     else {

@@ -85,6 +85,9 @@ impl From<TunnelError> for Failure {
             TunnelError::Unauthenticated { .. } => {
                 return Self::refused(format!("{}\n{WHERE_TOKENS_COME_FROM}", printable(&chain(error))));
             }
+            TunnelError::NotGranted { why } if why.contains("the host ") => {
+                return Self::refused(format!("{}\n{WHERE_NAMES_COME_FROM}", printable(why)));
+            }
             TunnelError::NotGranted { .. } => return Self::refused(printable(&chain(error))),
             TunnelError::AddressTaken { address } if address.starts_with("the name ") => {
                 "give another --name or --host, or none to have one chosen".to_owned()
@@ -125,6 +128,8 @@ const WHERE_SERVERS_COME_FROM: &str =
 
 const WHERE_TOKENS_COME_FROM: &str =
     "  give a token that the server knows, with --token-file FILE (or TNL_TOKEN_FILE), or in TNL_TOKEN";
+
+const WHERE_NAMES_COME_FROM: &str = "  without --name and --host the server chooses one, which needs no grant";
 
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;

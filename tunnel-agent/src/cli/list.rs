@@ -17,7 +17,7 @@ use super::{
 pub(crate) async fn run(args: &List, server: &Server, screen: &Screen) -> Result<(), Failure> {
     let tunnels = all(&server.connect().await?).await?;
     if tunnels.is_empty() {
-        screen.note("no tunnels are open; `tunnel tcp PORT` opens one");
+        screen.note("no tunnels are open; `tunnel http PORT` opens one");
     }
     let text = match args.output {
         Output::Text => table(&tunnels, SystemTime::now()),

@@ -59,7 +59,8 @@ impl Local {
                 .pool_idle_timeout(IDLE)
                 .pool_max_idle_per_host(MOST_IDLE)
                 .http2_only(is_http2)
-                .http2_adaptive_window(true)
+                .http2_initial_stream_window_size(WINDOW)
+                .http2_initial_connection_window_size(CONNECTION_WINDOW)
                 .set_host(false)
                 .build(Connector(service.clone()))
         };
@@ -206,6 +207,14 @@ impl tower::Service<Uri> for Connector {
 /// Many services close what has been idle for 2 to 5 s, and a request that meets such an end fails. A new connection within one
 /// machine costs next to nothing.
 const IDLE: Duration = Duration::from_secs(1);
+
+/// What one client may have unread of an answer by HTTP/2.
+const WINDOW: u32 = 256 * 1024;
+
+/// All clients share that connection, so a slow one must not use up what the others need. (hyper's adaptive window is as large for the
+/// connection as for a stream.) And of it the `h2` crate makes what it bears of small frames that are unread, a hundred at 64 KiB,
+/// beyond which it breaks everybody's connection.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
 /// After a rush; each costs a descriptor on either side.
 const MOST_IDLE: usize = 256;

@@ -37,10 +37,13 @@ async fn wrong_usage_ends_with_2() {
 #[tokio::test]
 async fn what_one_tries_first_is_told_what_to_write() {
     for (args, hint) in [
-        (&["3000"][..], "public: tunnel tcp 3000\n"),
-        (&["expose", "3000"], "public: tunnel tcp 3000\n"),
+        (&["3000"][..], "public: tunnel http 3000 (any other: tunnel tcp 3000)\n"),
+        (&["expose", "3000"], "public: tunnel http 3000 (any other: tunnel tcp 3000)\n"),
         (&["http", "3000", "--host-header", "no host"], "or `rewrite`"),
-        (&["-v", "local", "localhost:3000", "--to", "bore.example"], "public: tunnel tcp localhost:3000\n"),
+        (
+            &["-v", "local", "localhost:3000", "--to", "bore.example"],
+            "public: tunnel http localhost:3000 (any other: tunnel tcp localhost:3000)\n",
+        ),
         (&["tcp", "3000", "--port", "http"], "http is no port; ports are 1 to 65535"),
         (&["tcp", "3000", "--port", "0"], "0 is no port; ports are 1 to 65535"),
         (&["tcp", "localhost"], "HOST:PORT"),

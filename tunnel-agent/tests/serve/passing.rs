@@ -8,6 +8,7 @@ use axum::{
     routing::{any, get as on_get},
 };
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use h2::{Reason, ext::Protocol};
 use http::{HeaderMap, Request, Response, StatusCode, header::HOST};
 use http_body_util::BodyExt;
@@ -15,6 +16,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
+use tower::Service;
 use tunnel_agent::{HostHeader, Proxy, ServedTunnel, Target, Tunnel};
 
 use crate::rig::{Rig, Session, get, heard, post, say_all, soon};
@@ -296,6 +298,42 @@ async fn a_service_may_be_asked_in_http_2_only() {
     let app = Router::new().route("/", on_get(async |request: Request<Body>| format!("{:?}", request.version())));
     let (_rig, _served, mut session) = through(Proxy::to(serve(app).await).h2c()).await;
     assert_eq!(session.get("/").await, (200, "HTTP/2.0".to_owned()));
+}
+
+/// Many clients of one service share a connection in HTTP/2. A flood of small frames is the service's own doing, and no attack.
+#[tokio::test]
+async fn in_http_2_slow_readers_hold_up_nobody() {
+    let app = Router::new()
+        .route("/large", on_get(async || vec![b'x'; 1 << 20]))
+        .route(
+            "/messages",
+            on_get(async || {
+                // Each a frame of its own.
+                let messages = stream::iter(0..20_000).then(async |_| {
+                    tokio::task::yield_now().await;
+                    Ok::<_, Infallible>("m")
+                });
+                Body::from_stream(messages)
+            }),
+        )
+        .route("/", on_get(async || "fine"));
+    let mut proxy = Proxy::to(serve(app).await).h2c();
+    let mut ask = async |path: &str| {
+        let request = Request::get(format!("http://blog.localhost{path}")).body(Body::empty()).unwrap();
+        soon("an answer", proxy.call(request)).await.unwrap().into_body()
+    };
+    let mut unread = Vec::new();
+    for path in ["/large", "/large", "/messages"] {
+        unread.push(ask(path).await);
+    }
+    for _ in 0..300 {
+        unread.push(ask("/").await);
+    }
+    let whole = async |body| BodyExt::collect(body).await.unwrap().to_bytes();
+    assert_eq!(soon("a small answer", whole(ask("/").await)).await, "fine");
+    for (body, length) in unread.into_iter().zip([1 << 20, 1 << 20, 20_000].into_iter().chain([4; 300])) {
+        assert_eq!(soon("what was not read at once", whole(body)).await.len(), length);
+    }
 }
 
 #[cfg(unix)]

@@ -72,9 +72,11 @@ fn said(path: &Path) -> String {
 /// What an agent needs to reach this server.
 fn agent_command(config: &Config, host: Option<&Host>, token: &Path, fingerprint: Option<Fingerprint>) -> String {
     let scheme = if config.tls.is_some() { "https" } else { "http" };
+    // An address has no names below it.
+    let kind = if host.is_some_and(|host| host.ip().is_some()) { "tcp" } else { "http" };
     let host = host.map_or_else(|| loopback(config.listen).to_string(), ToString::to_string);
-    let mut command =
-        format!("tunnel tcp 3000 --server {scheme}://{host}:{} --token-file {}", config.listen.port(), token.display());
+    let port = config.listen.port();
+    let mut command = format!("tunnel {kind} 3000 --server {scheme}://{host}:{port} --token-file {}", token.display());
     if let Some(fingerprint) = fingerprint {
         command.push_str(&format!(" --fingerprint {fingerprint}"));
     }
@@ -89,17 +91,21 @@ fn loopback(listen: SocketAddr) -> Host {
     }
 }
 
-/// Good for the host, and for this machine itself.
+/// Good for the host and the names below it, and for this machine itself.
 fn self_sign(directory: &Path, host: Option<&Host>) -> anyhow::Result<Fingerprint> {
     let mut params = CertificateParams::new(vec!["localhost".to_owned()])?;
     params
         .subject_alt_names
         .extend([SanType::IpAddress(Ipv4Addr::LOCALHOST.into()), SanType::IpAddress(Ipv6Addr::LOCALHOST.into())]);
     if let Some(host) = host {
-        params.subject_alt_names.push(match host.ip() {
-            Some(ip) => SanType::IpAddress(ip),
-            None => SanType::DnsName(host.to_string().try_into()?),
-        });
+        match host.ip() {
+            Some(ip) => params.subject_alt_names.push(SanType::IpAddress(ip)),
+            None => {
+                for name in [host.to_string(), format!("*.{host}")] {
+                    params.subject_alt_names.push(SanType::DnsName(name.try_into()?));
+                }
+            }
+        }
     }
     let name = host.map_or_else(|| "tunnel-server".to_owned(), ToString::to_string);
     params.distinguished_name.push(DnType::CommonName, name);
@@ -132,6 +138,13 @@ fn config(init: &Init, host: Option<&Host>) -> anyhow::Result<String> {
     }
     if let Some(host) = host {
         text.push_str(&format!("\n[advertise]\nagents = \"{host}\"\nclients = \"{host}\"\n"));
+        if host.ip().is_none() {
+            text.push_str(&format!(
+                "\n# `tunnel http 3000 --name blog` is https://blog.{host}:{}/. It takes a DNS record for *.{host}, and for\n\
+                 # browsers a certificate for it that they trust.\n[names]\ndomain = \"{host}\"\n",
+                listen.port()
+            ));
+        }
     }
     Ok(text)
 }
