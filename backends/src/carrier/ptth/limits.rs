@@ -25,6 +25,8 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// Larger than HTTP/2's 16 KiB: a quarter of the headers, and a stream still yields to the others often enough.
 const FRAME: u32 = 64 * 1024;
 
+/// Of a request.
+#[cfg(feature = "dial")]
 const LONGEST_HEAD: u32 = 16 * 1024;
 
 /// Of an answer, some of which have dozens of cookies; as much as where connections are carried. What does not fit one frame and is too
