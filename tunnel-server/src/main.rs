@@ -82,8 +82,9 @@ async fn run(args: Run, log: &Log) -> anyhow::Result<()> {
 
 fn config(args: &Run) -> Result<Config, StartError> {
     let mut config = match &args.config {
-        Some(file) => Config::from_file(file)?,
-        None => Config::default(),
+        // What it allows is looked at with this.
+        Some(file) => Config::from_file_but(file, |config| config.insecure |= args.insecure)?,
+        None => Config { insecure: args.insecure, ..Config::default() },
     };
     if let Some(listen) = &args.listen {
         config.listen = listen.resolve()?;
@@ -91,7 +92,6 @@ fn config(args: &Run) -> Result<Config, StartError> {
     if let Some(admin) = args.admin {
         config.admin.listen = admin;
     }
-    config.insecure |= args.insecure;
     Ok(config)
 }
 

@@ -215,6 +215,18 @@ async fn off_loopback_it_refuses_to_start_unless_insecure_is_spelled_out() {
 }
 
 #[tokio::test]
+async fn insecure_may_be_spelled_out_beside_a_config_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("server.toml");
+    std::fs::write(&config, "listen = \"0.0.0.0:0\"\ntrusted_proxies = [\"192.0.2.1/32\"]\n").unwrap();
+    let config = config.to_str().unwrap();
+    let (code, _, complaint) = run(&["-c", config]).await;
+    assert_eq!(code, Some(78), "{complaint}");
+    let (mut child, _stderr, _addr) = start(server(&["-c", config, "--insecure"])).await;
+    child.kill().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_port_that_is_taken_is_said_with_what_to_do() {
     let (_child, _stderr, addr) = start(server(&["--listen", "127.0.0.1:0"])).await;
     let (code, _, complaint) = run(&["--listen", &addr]).await;

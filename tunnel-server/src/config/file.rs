@@ -11,18 +11,28 @@ use crate::auth::Credentials;
 impl Config {
     /// Reads and checks a config file.
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        Self::from_file_but(path, |_| {})
+    }
+
+    /// Reads a config file, changes what is said otherwise, and checks what comes of it.
+    pub fn from_file_but(path: &Path, change: impl FnOnce(&mut Self)) -> Result<Self, ConfigError> {
         let text =
             fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-        Self::parse(&text, path)
+        Self::parse_but(&text, path, change)
     }
 
     /// Reads and checks a config; `path` is where it is said to come from.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        Self::parse_but(text, path, |_| {})
+    }
+
+    fn parse_but(text: &str, path: &Path, change: impl FnOnce(&mut Self)) -> Result<Self, ConfigError> {
         let mut config: Self = toml::from_str(text).map_err(|error| {
             let message = error.to_string().trim_end().to_owned();
             ConfigError::Malformed { path: path.to_owned(), message }
         })?;
         config.resolve_paths(path.parent().unwrap_or(Path::new("")));
+        change(&mut config);
         config.check().map_err(|error| match error {
             ConfigError::Impossible { key, why, .. } => {
                 ConfigError::Impossible { place: place_of(&key, text, path), key, why }
