@@ -13,6 +13,7 @@ pub mod proxy;
 pub mod relay;
 mod replay;
 pub mod sockets;
+pub mod upgraded;
 
 #[cfg(feature = "serve")]
 pub mod acceptor;

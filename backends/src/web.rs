@@ -36,8 +36,8 @@ use self::{
 };
 use crate::{
     door::{HttpBody, HttpService, Newcomer, Proxy, ServerName},
-    exchange::is_connection,
     names::{Names, Spoken},
+    upgraded::is_connection,
     uplink::{Answer, ClientInfo, NoAnswer, NoStream, StreamIo, Uplink},
 };
 

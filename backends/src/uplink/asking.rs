@@ -33,8 +33,9 @@ use self::{
 };
 use super::{Account, Admitted, NoStream, Seeking, Uplink};
 use crate::{
-    exchange::{BoxExchange, Unanswered, is_connection},
+    exchange::{BoxExchange, Unanswered},
     sessions::Place,
+    upgraded::is_connection,
 };
 
 /// What an agent answered.

@@ -15,7 +15,7 @@ use http::{
 };
 
 use super::{host::Named, pages::TUNNEL_ERROR};
-use crate::carrier::ptth::NOT_UPGRADED;
+use crate::upgraded::NOT_UPGRADED;
 
 /// Who asks, as the agent is told.
 #[derive(Debug, Clone, Copy)]

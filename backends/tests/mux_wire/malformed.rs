@@ -207,7 +207,7 @@ fn against_the_stream() -> Vec<(&'static str, Vec<Frame>)> {
         ("an interim answer that is the last", vec![Frame::answer(it, 103, END_STREAM)]),
         ("two answers", vec![Frame::taken(it), Frame::taken(it)]),
         ("a longer body than was said", vec![headers(0, &answer_with("content-length", "1")), Frame::data(it, b"??")]),
-        ("an answer of 24 KB", vec![headers(0, &[OK.to_vec(), field("x", &"x".repeat(120)).repeat(200)].concat())]),
+        ("an answer of 69 KB", vec![headers(0, &[OK.to_vec(), field("x", &"x".repeat(120)).repeat(450)].concat())]),
     ]
 }
 

@@ -16,7 +16,7 @@ use tokio::{
 };
 use tower::service_fn;
 use tunnel_agent::{Peer, RequestBody, Tunnel};
-use tunnel_backends::exchange::is_connection;
+use tunnel_backends::upgraded::is_connection;
 
 use crate::rig::{Heard, Rig, Session, heard, say_all, soon};
 

@@ -22,14 +22,13 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::{task::coop, time::timeout};
 
 use super::{
-    NOT_UPGRADED,
     dial::answer_without_body,
     forwarded,
     inbox::{End, SharedInbox, Streams},
     limits::LONGEST_ANSWER_HEAD,
     stream::{Chunk, H2Stream, Outbox},
 };
-use crate::{carrier::Declined, relay::BoxDuplex};
+use crate::{carrier::Declined, relay::BoxDuplex, upgraded::NOT_UPGRADED};
 
 /// A request, offered to the agent. Dropping it leaves it to another agent: it certainly was not looked at.
 #[derive(Debug)]
