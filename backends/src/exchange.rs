@@ -10,7 +10,10 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 
-use crate::session::{BoxStream, SessionGone};
+use crate::{
+    carrier::ptth::NOT_UPGRADED,
+    session::{BoxStream, SessionGone},
+};
 
 /// A session whose wire is HTTP.
 pub trait Requests: Send + Sync {
@@ -69,6 +72,13 @@ pub enum Unanswered {
     /// Its connection is gone: nobody knows what it did.
     #[error("the agent's connection was lost")]
     Lost,
+}
+
+/// Whether an extended CONNECT that was answered so has become a connection. Success says that it has; but where HTTP/1.1 has a 101
+/// and a 200, which is what most services answer that do not know of upgrades, HTTP/2 has one and the same. So our agents mark the
+/// latter.
+pub fn is_connection<T>(answer: &Response<T>) -> bool {
+    answer.status().is_success() && !answer.headers().contains_key(NOT_UPGRADED)
 }
 
 /// An exchange whose kind is known at run time only.

@@ -36,6 +36,7 @@ use self::{
 };
 use crate::{
     door::{HttpBody, HttpService, Newcomer, Proxy, ServerName},
+    exchange::is_connection,
     names::{Names, Spoken},
     uplink::{Answer, ClientInfo, NoAnswer, NoStream, StreamIo, Uplink},
 };
@@ -219,7 +220,7 @@ impl Going<'_> {
         };
         let answer = uplink.ask(admitted, Request::from_parts(head, Empty::new())).await;
         match answer {
-            Ok(answer) if answer.status().is_success() => self.switch(answer, &connect, client),
+            Ok(answer) if is_connection(&answer) => self.switch(answer, &connect, client),
             Ok(answer) => self.answer(answer),
             Err(why) => self.unanswered(why),
         }

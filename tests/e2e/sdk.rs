@@ -43,6 +43,22 @@ each_backend! {
     an_aborted_stream_is_a_reset_to_the_client
 }
 
+/// Each of them is watched, and a server lets only a hundred streams be open on one connection.
+#[tokio::test]
+async fn one_agent_holds_any_number_of_tunnels() {
+    let server = server().await;
+    let agent = Agent::connect(&server.url()).await.unwrap();
+    let mut tunnels = Vec::new();
+    for _ in 0..230 {
+        tunnels.push(within(agent.open(Tunnel::tcp().backend("mux"))).await.unwrap());
+    }
+    for tunnel in &tunnels {
+        within(tunnel.state().wait_for(|state| *state == AgentState::Online)).await.unwrap();
+    }
+    let one_more = within(agent.open(Tunnel::tcp())).await.unwrap();
+    within(one_more.close()).await;
+}
+
 async fn axum_serves_parallel_requests_through_a_tunnel(backend: &str) {
     let server = server().await;
     let tunnel = listen_on(&server, backend).await;

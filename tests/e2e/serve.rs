@@ -17,6 +17,7 @@ use tunnel_agent::{Agent, Peer, Proxy, RequestNews, ServedTunnel, Tunnel};
 use tunnel_server::Running;
 use tunnel_tests::{
     client::{Ended, hear_out},
+    limit::within,
     server::server,
     web::{answer_to, get, hear_answer, hear_head, host_of, say},
 };
@@ -27,6 +28,8 @@ each_backend! {
     an_answer_of_an_app_that_fails_never_looks_complete
     a_local_service_is_at_a_name_and_a_page_while_it_is_down
     an_upgrade_goes_through_to_a_local_service_and_its_aborts_too
+    a_tunnel_that_is_left_cuts_off_what_was_upgraded
+    an_upgrade_that_a_local_service_ignores_is_a_request_as_any_other
     a_client_that_goes_is_an_abort_to_the_local_service
     the_owner_hears_of_requests
 }
@@ -123,6 +126,45 @@ async fn an_upgrade_goes_through_to_a_local_service_and_its_aborts_too(backend: 
     origin.set_zero_linger().unwrap();
     drop(origin);
     assert_eq!(hear_out(&mut client).await, (vec![], Ended::Reset));
+}
+
+async fn a_tunnel_that_is_left_cuts_off_what_was_upgraded(backend: &str) {
+    let server = server().await;
+    let (service, served, host) = pass(&server, backend).await;
+    let asks = format!("GET / HTTP/1.1\r\nhost: {host}\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n");
+    let mut client = say(&server, &asks).await.unwrap();
+    let (mut origin, _) = service.accept().await.unwrap();
+    hear_head(&mut origin).await.unwrap();
+    let switch = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+    origin.write_all(switch.as_bytes()).await.unwrap();
+    assert!(hear_head(&mut client).await.unwrap().starts_with("HTTP/1.1 101 "));
+    within(served.leave()).await;
+    assert_eq!(hear_out(&mut client).await, (vec![], Ended::Reset));
+    assert!(origin.read_u8().await.is_err());
+}
+
+async fn an_upgrade_that_a_local_service_ignores_is_a_request_as_any_other(backend: &str) {
+    let server = server().await;
+    let (service, _served, host) = pass(&server, backend).await;
+    let ignores = async {
+        let (mut service, _) = service.accept().await.unwrap();
+        for words in ["one", "two"] {
+            let head = hear_head(&mut service).await.unwrap();
+            assert_eq!(head.contains("\r\nupgrade: own\r\n"), words == "one", "{head}");
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n{words}");
+            service.write_all(answer.as_bytes()).await.unwrap();
+        }
+    };
+    let asks = async {
+        let upgrade = format!("GET / HTTP/1.1\r\nhost: {host}\r\nconnection: upgrade\r\nupgrade: own\r\n\r\n");
+        let mut client = say(&server, &format!("{upgrade}{}", get(&host, "/"))).await.unwrap();
+        for words in ["one", "two"] {
+            let (head, body) = hear_answer(&mut client).await.unwrap();
+            assert!(head.starts_with("HTTP/1.1 200 ") && body == words, "{head}{body}");
+            assert!(!head.contains("tunnel-"), "{head}");
+        }
+    };
+    tokio::join!(ignores, asks);
 }
 
 async fn a_client_that_goes_is_an_abort_to_the_local_service(backend: &str) {

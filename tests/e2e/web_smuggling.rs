@@ -110,6 +110,18 @@ async fn what_is_ambiguous_reaches_nobody(way: Way) {
         assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{way:?} {words:?} was answered {answer:?}");
         assert_eq!(log.take(), Vec::<String>::new(), "{way:?} {words:?} reached somebody");
     }
+    // Nor after a request for an upgrade that comes to nothing, which is heard.
+    let both = headers("content-length: 5\r\ntransfer-encoding: chunked\r\n");
+    for first in [
+        "GET /first HTTP/1.1\r\nhost: a.localhost\r\nupgrade: x\r\n\r\n",
+        "CONNECT a.localhost:80 HTTP/1.1\r\nhost: a.localhost:80\r\n\r\n",
+    ] {
+        let words = format!("{first}{both}0\r\n\r\n{next}");
+        let answer = answers(&server, &words).await;
+        assert!(answer.contains("HTTP/1.1 400 "), "{way:?} {words:?} was answered {answer:?}");
+        let heard = log.take();
+        assert!(heard.iter().all(|heard| heard.starts_with("a GET /first")), "{way:?} {words:?}: {heard:?}");
+    }
     // Chunks that are none: the head has gone on, and nothing after it.
     for chunks in [
         "5;a\nb\r\nhello\r\n0\r\n\r\n",

@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version,
-    header::{CACHE_CONTROL, CONTENT_TYPE, EXPECT, HOST},
+    header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, TRANSFER_ENCODING},
     uri::{Authority, PathAndQuery, Scheme},
 };
 use http_body::Body;
@@ -161,6 +161,10 @@ impl Passing {
         } else {
             // This one says only which connections are alike; what the service sees is the header.
             headers.insert(HOST, HeaderValue::from_str(host.as_str())?);
+            if !body.is_end_stream() && !headers.contains_key(CONTENT_LENGTH) {
+                // hyper would leave the body of a GET out.
+                headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            }
             uri = uri.authority(own.clone());
         }
         let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));

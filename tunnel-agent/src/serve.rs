@@ -123,7 +123,8 @@ async fn answer_all(mut offers: mpsc::Receiver<Offered>, app: App, hang_up: Canc
         match offered {
             // Dropping what is left of either aborts it.
             Offered::Connection(connection) => {
-                clients.spawn(hang_up.run_until_cancelled_owned(connection::serve(connection, app)));
+                let served = connection::serve(connection, app, hang_up.clone());
+                clients.spawn(hang_up.run_until_cancelled_owned(served));
             }
             Offered::Request(OfferedRequest { offer, open }) => {
                 clients.spawn(async move {

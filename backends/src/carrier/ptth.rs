@@ -59,6 +59,9 @@ const PTTH: &str = "ptth";
 /// What is spoken after the upgrade, in `ALPN`.
 const H2: &str = "h2";
 
+/// In an answer with success to an extended CONNECT: it is one to the request without its wish for an upgrade.
+pub(crate) const NOT_UPGRADED: http::HeaderName = http::HeaderName::from_static("tunnel-not-upgraded");
+
 /// The paths of targets begin with this.
 #[cfg(feature = "serve")]
 const WELL_KNOWN: &str = "/.well-known/ptth/";

@@ -5,6 +5,9 @@ use super::first::LONGEST_HEAD;
 /// hyper takes a request with a `Transfer-Encoding` and a `Content-Length` for one in chunks, as RFC 9112 (6.1) allows, and says
 /// nothing of it. Whoever stands in front of us may have taken it for the other, and then what comes next is not what it thinks. So
 /// the end of such a head is spoiled: hyper refuses it, and hangs up.
+///
+/// What comes after a request for an upgrade is taken for another request, which it is wherever the upgrade is not granted. hyper has
+/// read it by the time that is known, and so nobody could look at it then.
 #[derive(Debug)]
 pub(super) struct Lengths(Next);
 
@@ -17,7 +20,7 @@ enum Next {
     Body(u64),
     /// A body in chunks.
     Chunks(Chunks),
-    /// Nothing that is ours to understand: what a connection is upgraded to, or what hyper is going to refuse.
+    /// Nothing that is ours to understand: hyper is going to refuse it, or it is what a connection is upgraded to.
     Anything,
 }
 
@@ -144,7 +147,7 @@ fn end_of_head(bytes: &[u8]) -> Option<usize> {
 
 /// What comes after this head, and whether that is said in two ways.
 fn after(head: &[u8]) -> (Next, bool) {
-    let (mut length, mut is_encoded, mut is_upgrade) = (None, false, head.starts_with(b"CONNECT "));
+    let (mut length, mut is_encoded) = (None, false);
     for line in head.split(|byte| *byte == b'\n').skip(1) {
         let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
@@ -152,12 +155,9 @@ fn after(head: &[u8]) -> (Next, bool) {
             length = Some(std::str::from_utf8(value).ok().and_then(|value| value.parse().ok()));
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
             is_encoded = true;
-        } else if name.eq_ignore_ascii_case(b"upgrade") {
-            is_upgrade = true;
         }
     }
     let next = match length {
-        _ if is_upgrade => Next::Anything,
         _ if is_encoded => Next::Chunks(Chunks::Size(0)),
         None | Some(Some(0)) => Next::Head(Vec::new()),
         Some(Some(length)) => Next::Body(length),
@@ -190,6 +190,9 @@ mod tests {
             "POST / HTTP/1.1\r\ncontent-length: 3\r\n\r\n\n\n\n",
             "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3;a=b\r\n\n\n\n\r\n1F\r\n0123456789012345678901234567890\r\n0\r\nx: y\r\n\r\n",
             "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+            "GET / HTTP/1.1\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
+            "GET / HTTP/1.1\r\nupgrade: x\r\n\r\n",
+            "CONNECT h:1 HTTP/1.1\r\nhost: h:1\r\n\r\n",
         ] {
             for both in [BOTH.to_owned(), BOTH.replace("\r\n", "\n")] {
                 let words = format!("{first}{both}rest");
@@ -208,7 +211,7 @@ mod tests {
         for words in [
             format!("POST / HTTP/1.1\r\ncontent-length: {}\r\n\r\n{BOTH}", BOTH.len()),
             format!("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{BOTH}\r\n0\r\n\r\n", BOTH.len()),
-            format!("GET / HTTP/1.1\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n{BOTH}"),
+            format!("GET / HTTP/1.1\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n\x01\n\n\n{}", "y".repeat(100)),
             "POST / HTTP/1.1\r\ncontent-length: 5\r\n\r\nhelloGET / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
                 .to_owned(),
         ] {

@@ -33,7 +33,7 @@ use self::{
 };
 use super::{Account, Admitted, NoStream, Seeking, Uplink};
 use crate::{
-    exchange::{BoxExchange, Unanswered},
+    exchange::{BoxExchange, Unanswered, is_connection},
     sessions::Place,
 };
 
@@ -92,7 +92,7 @@ impl Uplink {
     /// connection is dropped: [`WhileConnected`] makes an error of that.)
     ///
     /// One with a [`Protocol`] among its extensions is an extended CONNECT, which has no body; where it is answered with success, the
-    /// answer's body is a [connection](AnswerBody::into_stream).
+    /// answer's body is a [connection](AnswerBody::into_stream), unless the answer [says otherwise](is_connection).
     ///
     /// Dropping the future aborts the request.
     pub async fn ask<B>(&self, admitted: Admitted, request: Request<B>) -> Result<Answer, NoAnswer>
@@ -146,7 +146,7 @@ impl Uplink {
             let (exchange, place) = elsewhere.map_err(|_| NoStream::NoAgent)??;
             asked.go_to(exchange, place);
         };
-        if head.is_upgrade && !answer.status().is_success() {
+        if head.is_upgrade && !is_connection(&answer) {
             // Nothing will be said there. Fails where the stream is dead already.
             let _ = asked.with(|exchange| exchange.finish(None));
         } else if saying.goes_on() {

@@ -15,6 +15,7 @@ use http::{
 };
 
 use super::{host::Named, pages::TUNNEL_ERROR};
+use crate::carrier::ptth::NOT_UPGRADED;
 
 /// Who asks, as the agent is told.
 #[derive(Debug, Clone, Copy)]
@@ -56,15 +57,36 @@ pub(super) fn to_agent(headers: &mut HeaderMap, asker: &Asker<'_>) {
 
 /// Makes an agent's header fields the client's.
 pub(super) fn to_client(headers: &mut HeaderMap) {
+    // What came in chunks is as long as they are, whatever else is said (RFC 9112, 6.3).
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
+    }
+    say_length_once(headers);
     remove_hop_by_hop(headers);
-    // It says that an answer is ours.
+    // The one says that an answer is ours, and the other was for us.
     headers.remove(TUNNEL_ERROR);
+    headers.remove(NOT_UPGRADED);
+}
+
+/// A length that is said more than once, in one field or in several, is said once (RFC 9110, 8.6); and not at all where it is not the
+/// same one.
+fn say_length_once(headers: &mut HeaderMap) {
+    let lengths: Vec<String> = tokens(headers, &CONTENT_LENGTH).map(str::to_owned).collect();
+    if let [length, others @ ..] = &lengths[..]
+        && !others.is_empty()
+    {
+        headers.remove(CONTENT_LENGTH);
+        if others.iter().all(|other| other == length) {
+            set(headers, CONTENT_LENGTH, length);
+        }
+    }
 }
 
 /// `Forwarded` is ours alone: the proxies that people run pass on what a client wrote in it. What they write into `X-Forwarded-*`
 /// is kept where we were told to trust them, and their own address is added.
 fn tell_who_asks(headers: &mut HeaderMap, asker: &Asker<'_>) {
     let Asker { client, public, proxy, named, .. } = *asker;
+    headers_that_pass_for_ours(headers, proxy.is_some()).iter().for_each(|name| drop(headers.remove(name)));
     let said = named.said.to_str().unwrap_or_default();
     let forwarded = format!("for=\"{client}\";by=\"{public}\";host=\"{said}\";proto={}", asker.scheme());
     set(headers, FORWARDED, &forwarded);
@@ -86,6 +108,17 @@ fn tell_who_asks(headers: &mut HeaderMap, asker: &Asker<'_>) {
             set(headers, name, value);
         }
     }
+}
+
+/// What says who asks and is none of ours: other fields of this kind, of which each framework believes some, where no proxy of ours has
+/// come before; and whatever is spelled with `_` for `-`, which by CGI's rules, as in WSGI, Rack and PHP, is the same field.
+fn headers_that_pass_for_ours(headers: &HeaderMap, has_proxy: bool) -> Vec<HeaderName> {
+    let passes = |name: &&HeaderName| {
+        let spelled = name.as_str().replace('_', "-");
+        let is_kind = spelled.starts_with("x-forwarded-") || spelled == FORWARDED.as_str();
+        is_kind && (!has_proxy || spelled != name.as_str())
+    };
+    headers.keys().filter(passes).cloned().collect()
 }
 
 fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
@@ -243,6 +276,40 @@ mod tests {
         assert_eq!(told["x-forwarded-proto"], "http");
         assert_eq!(told["x-forwarded-host"], "Blog.example:8010");
         assert!(told["forwarded"].to_str().unwrap().starts_with("for=\"192.0.2.1:7\";"), "{told:?}");
+    }
+
+    #[test]
+    fn what_only_some_take_for_a_proxys_is_not_believed_either() {
+        let others = [
+            ("x-forwarded-ssl", "on"),
+            ("x-forwarded-prefix", "/x"),
+            ("x_forwarded_for", "10.0.0.1"),
+            ("x-forwarded_proto", "https"),
+        ];
+        let told = asked(&others, None);
+        let told: Vec<_> = others.iter().filter(|(name, _)| told.contains_key(*name)).collect();
+        assert!(told.is_empty(), "{told:?} went on");
+        let told = asked(&others, Some("10.0.0.1:5"));
+        let told: Vec<_> = others.iter().map(|(name, _)| *name).filter(|name| told.contains_key(*name)).collect();
+        assert_eq!(told, ["x-forwarded-ssl", "x-forwarded-prefix"]);
+    }
+
+    #[test]
+    fn an_answer_is_as_long_as_it_is() {
+        let (length, chunked) = ("content-length", ("transfer-encoding", "chunked"));
+        for (fields, said) in [
+            (&[(length, "3"), chunked][..], None),
+            (&[(length, "5"), (length, "5")], Some("5")),
+            (&[(length, "5, 5")], Some("5")),
+            (&[(length, "5"), (length, "7")], None),
+            (&[(length, "5")], Some("5")),
+        ] {
+            let mut told = headers(&[]);
+            fields.iter().for_each(|(name, value)| drop(told.append(*name, HeaderValue::from_static(value))));
+            to_client(&mut told);
+            let told: Vec<_> = told.get_all(length).iter().collect();
+            assert_eq!(told, Vec::from_iter(said), "{fields:?}");
+        }
     }
 
     #[test]

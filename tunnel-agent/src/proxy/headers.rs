@@ -2,12 +2,16 @@
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request,
-    header::{CONNECTION, TE, TRANSFER_ENCODING, UPGRADE},
+    header::{CONNECTION, CONTENT_LENGTH, TE, TRANSFER_ENCODING, UPGRADE},
 };
 use hyper::upgrade::OnUpgrade;
 
 /// Takes it out. What is to be upgraded says so still; and trailers are still welcome where they were.
 pub(super) fn strip(headers: &mut HeaderMap, upgrade: Option<&HeaderValue>, is_http2: bool) {
+    // What came in chunks is as long as they are, whatever else is said (RFC 9112, 6.3).
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
+    }
     let takes_trailers = tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case("trailers"));
     let named: Vec<HeaderName> = tokens(headers, &CONNECTION).filter_map(|name| name.parse().ok()).collect();
     for name in named.iter().chain(&[CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE]) {
@@ -65,6 +69,7 @@ mod tests {
             ("proxy-connection", "keep-alive"),
             ("te", "gzip"),
             ("transfer-encoding", "chunked"),
+            ("content-length", "5"),
             ("upgrade", "h2c"),
             ("accept", "*/*"),
         ];

@@ -9,13 +9,14 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
 };
+use tokio_util::sync::CancellationToken;
 use tower::BoxError;
 
 use super::{AnswerBody, App, RequestBody, wire::Wire};
 use crate::{Peer, stream::OfferedConnection};
 
-/// Dropping the future aborts the connection.
-pub(super) async fn serve(offered: OfferedConnection, app: App) {
+/// Dropping the future aborts the connection; what has been upgraded goes on until it is hung up.
+pub(super) async fn serve(offered: OfferedConnection, app: App, hang_up: CancellationToken) {
     let peer = Peer { client_addr: offered.client_addr() };
     // It may have gone meanwhile.
     let Ok(stream) = offered.accept() else { return };
@@ -25,7 +26,7 @@ pub(super) async fn serve(offered: OfferedConnection, app: App) {
         let request = request.map(|body| RequestBody::of_connection(body, version));
         answer(app.clone(), request)
     });
-    let wire = Wire::new(Box::new(stream));
+    let wire = Wire::new(Box::new(stream)).until(hang_up);
     let fate = wire.fate();
     let mut http = Builder::new(TokioExecutor::new());
     http.http1().timer(TokioTimer::new());

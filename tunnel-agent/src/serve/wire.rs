@@ -2,7 +2,7 @@
 
 use std::{
     future::poll_fn,
-    io,
+    io::{self, ErrorKind},
     pin::Pin,
     sync::{
         Arc,
@@ -25,6 +25,7 @@ use tokio::{
     runtime::Handle,
     time::timeout,
 };
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tunnel_backends::relay::{BoxDuplex, Duplex};
 
 /// A connection that is aborted when hyper drops it without having finished, so that what was cut short never looks whole.
@@ -34,7 +35,11 @@ pub(crate) struct Wire {
     /// Read already.
     ahead: Bytes,
     fate: Fate,
+    /// When it is cut off, whoever has it then.
+    hang_up: Option<HangUp>,
 }
+
+type HangUp = Pin<Box<WaitForCancellationFutureOwned>>;
 
 /// How a wire is to end when it is dropped. A clone is of the same wire.
 #[derive(Debug, Clone, Default)]
@@ -68,7 +73,13 @@ impl Fate {
 
 impl Wire {
     pub(crate) fn new(io: BoxDuplex) -> Self {
-        Self { io: Some(io), ahead: Bytes::new(), fate: Fate::default() }
+        Self { io: Some(io), ahead: Bytes::new(), fate: Fate::default(), hang_up: None }
+    }
+
+    /// Cuts it off when this is cancelled: hyper is done with a connection that was upgraded, and drops of ours do not reach it.
+    pub(crate) fn until(mut self, hang_up: CancellationToken) -> Self {
+        self.hang_up = Some(Box::pin(hang_up.cancelled_owned()));
+        self
     }
 
     pub(crate) fn fate(&self) -> Fate {
@@ -91,6 +102,15 @@ impl Wire {
         self.io.as_mut().expect("it is not dropped")
     }
 
+    /// Whether it is cut off. Whoever has it hears of that when it reads.
+    fn is_cut_off(&mut self, cx: &mut Context<'_>) -> bool {
+        let is_cut = self.hang_up.as_mut().is_some_and(|hang_up| hang_up.as_mut().poll(cx).is_ready());
+        if is_cut {
+            self.fate.cut();
+        }
+        is_cut
+    }
+
     fn again(mut self, ahead: Bytes) -> Self {
         self.ahead = ahead;
         self
@@ -99,6 +119,9 @@ impl Wire {
 
 impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.is_cut_off(cx) {
+            return Poll::Ready(Err(ErrorKind::ConnectionReset.into()));
+        }
         if self.ahead.is_empty() {
             return Pin::new(self.io()).poll_read(cx, buf);
         }
@@ -145,6 +168,9 @@ impl AsyncWrite for Wire {
 
 impl Duplex for Wire {
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.is_cut_off(cx) {
+            return Poll::Ready(Ok(()));
+        }
         if self.ahead.is_empty() { self.io().poll_readable(cx) } else { Poll::Ready(Ok(())) }
     }
 
@@ -153,7 +179,7 @@ impl Duplex for Wire {
     }
 
     fn has_aborted(&mut self, cx: &mut Context<'_>) -> bool {
-        self.io().has_aborted(cx)
+        self.is_cut_off(cx) || self.io().has_aborted(cx)
     }
 
     fn abort_on_drop(&mut self) {

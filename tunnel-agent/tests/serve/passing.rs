@@ -145,6 +145,40 @@ async fn a_service_that_hangs_up_without_an_answer_or_speaks_something_else_is_a
 }
 
 #[tokio::test]
+async fn a_body_without_a_length_reaches_the_service_whatever_the_method() {
+    let (service, target) = by_hand().await;
+    let (_rig, _served, mut session) = through(Proxy::to(target)).await;
+    for method in ["GET", "DELETE", "POST"] {
+        let mut request = get("/search");
+        *request.method_mut() = method.parse().unwrap();
+        let (_answer, mut say) = session.send(request, false);
+        say_all(&mut say, "words".into()).await;
+        say.send_data(Bytes::new(), true).unwrap();
+        let (mut service, _) = soon("a connection", service.accept()).await.unwrap();
+        let head = head(&mut service).await;
+        assert!(head.contains("\r\ntransfer-encoding: chunked\r\n"), "{head}");
+        let mut body = [0; 15];
+        soon("a body", service.read_exact(&mut body)).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&body), "5\r\nwords\r\n0\r\n\r\n");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_in_chunks_is_whole_whatever_length_it_says() {
+    let (service, target) = by_hand().await;
+    let (_rig, _served, mut session) = through(Proxy::to(target)).await;
+    let odd = async {
+        let (mut service, _) = service.accept().await.unwrap();
+        head(&mut service).await;
+        let words =
+            b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n5\r\nwords\r\n0\r\n\r\n";
+        service.write_all(words).await.unwrap();
+    };
+    let ((status, body), ()) = soon("both", async { tokio::join!(session.get("/"), odd) }).await;
+    assert_eq!((status, body), (200, "words".to_owned()));
+}
+
+#[tokio::test]
 async fn a_service_that_breaks_off_its_answer_is_an_abort() {
     for head_says in ["content-length: 10", "transfer-encoding: chunked"] {
         let (service, target) = by_hand().await;

@@ -16,6 +16,7 @@ use tokio::{
 };
 use tower::service_fn;
 use tunnel_agent::{Peer, RequestBody, Tunnel};
+use tunnel_backends::exchange::is_connection;
 
 use crate::rig::{Heard, Rig, Session, heard, say_all, soon};
 
@@ -27,9 +28,13 @@ async fn echo(mut request: Request<RequestBody>, reports: Reports) -> Result<Res
     assert_eq!(request.headers()[CONNECTION], "upgrade");
     assert!(request.extensions().get::<Peer>().is_some());
     let mut response = Response::new(Body::from("not here"));
-    if request.uri().path() != "/chat" {
-        *response.status_mut() = StatusCode::NOT_FOUND;
-        return Ok(response);
+    match request.uri().path() {
+        "/chat" => {}
+        "/page" => return Ok(response),
+        _ => {
+            *response.status_mut() = StatusCode::NOT_FOUND;
+            return Ok(response);
+        }
     }
     let protocol = request.headers()[UPGRADE].clone();
     let upgrade = hyper::upgrade::on(&mut request);
@@ -118,4 +123,10 @@ async fn an_app_that_does_not_upgrade_answers_as_to_any_request() {
     let answer = soon("an answer", answer).await.unwrap();
     assert_eq!(answer.status(), 404);
     assert_eq!(heard(answer.into_body()).await.text(), "not here");
+    // Success is not the upgrade's, and says so.
+    for (path, is_upgraded) in [("/page", false), ("/chat", true)] {
+        let (answer, _say) = session.send(connect(path), false);
+        let answer = soon("an answer", answer).await.unwrap();
+        assert_eq!((answer.status().as_u16(), is_connection(&answer)), (200, is_upgraded), "{path}");
+    }
 }

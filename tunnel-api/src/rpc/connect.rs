@@ -119,14 +119,26 @@ impl Connect {
             Err(_) if dialler.way.has_no_http2() => endpoint.connect_with_connector_lazy(connector),
             Err(error) => return Err(refused(&self.url, &error)),
         };
-        Ok(RemoteBackend::with(Line::chosen(channel, dialler, endpoint.uri().clone()), Credentials(self.token)))
+        Ok(self.backend(Line::chosen(channel, dialler, endpoint.uri().clone())))
     }
 
     /// As [`connect`](Self::connect), but the connection is made by the first call.
     pub fn connect_lazy(self) -> Result<RemoteBackend, ConnectError> {
+        let line = self.line()?;
+        Ok(self.backend(line))
+    }
+
+    fn backend(self, line: Line) -> RemoteBackend {
+        let credentials = Credentials(self.token.clone());
+        // What was good once is so again.
+        RemoteBackend::with(line, credentials, move || self.line().ok())
+    }
+
+    /// To be connected by the first call.
+    fn line(&self) -> Result<Line, ConnectError> {
         let Target { endpoint, dialler } = self.target()?;
         let channel = endpoint.connect_with_connector_lazy(dialler.clone().for_http2());
-        Ok(RemoteBackend::with(Line::chosen(channel, dialler, endpoint.uri().clone()), Credentials(self.token)))
+        Ok(Line::chosen(channel, dialler, endpoint.uri().clone()))
     }
 
     /// What can be known before anybody is asked.

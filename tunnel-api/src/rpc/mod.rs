@@ -10,6 +10,7 @@ mod remote;
 mod service;
 mod status;
 mod token;
+mod watches;
 mod way;
 mod web;
 mod wire;

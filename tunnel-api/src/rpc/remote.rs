@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use tonic::{service::interceptor::InterceptedService, transport::Channel};
 
-use super::{Connect, ConnectError, MAX_ANSWER, convert, line::Line, token::Credentials, v1};
+use super::{Connect, ConnectError, MAX_ANSWER, convert, line::Line, token::Credentials, v1, watches::Watches};
 use crate::{
     Caller, OpenTunnel, OpenedTunnel, Owner, Page, PublicAddress, TunnelBackend, TunnelError, TunnelEvent,
     TunnelEvents, TunnelInfo, TunnelName, TunnelRef, TunnelUri, WatchFilter, What,
@@ -17,8 +17,12 @@ use crate::{
 /// callers it belongs to.
 #[derive(Debug, Clone)]
 pub struct RemoteBackend {
-    client: v1::client::TunnelClient<InterceptedService<Line, Credentials>>,
+    client: Client,
+    watches: Watches,
+    credentials: Credentials,
 }
+
+type Client = v1::client::TunnelClient<InterceptedService<Line, Credentials>>;
 
 impl RemoteBackend {
     /// Connects to the server at `url`, such as `https://tunnels.example:8010`, trusting whom this system trusts.
@@ -34,12 +38,16 @@ impl RemoteBackend {
 
     /// A client over a channel that was set up elsewhere, which is HTTP/2 or nothing.
     pub fn over(channel: Channel) -> Self {
-        Self::with(Line::Channel(channel), Credentials::default())
+        Self::with(Line::Channel(channel), Credentials::default(), || None)
     }
 
-    pub(super) fn with(line: Line, credentials: Credentials) -> Self {
-        let client = v1::client::TunnelClient::with_interceptor(line, credentials);
-        Self { client: client.max_decoding_message_size(MAX_ANSWER) }
+    /// `more` makes further lines to the same server.
+    pub(super) fn with(
+        line: Line,
+        credentials: Credentials,
+        more: impl Fn() -> Option<Line> + Send + Sync + 'static,
+    ) -> Self {
+        Self { client: client(line.clone(), credentials.clone()), watches: Watches::new(line, more), credentials }
     }
 }
 
@@ -89,13 +97,20 @@ impl TunnelBackend for RemoteBackend {
             name: name.map(|name| name.to_string()).unwrap_or_default(),
             requests: filter.requests,
         };
-        let events = self.client.clone().watch_tunnels(request).await?.into_inner();
+        let (line, place) = self.watches.place();
+        let events = client(line, self.credentials.clone()).watch_tunnels(request).await?.into_inner();
         let owner = caller.owner.clone();
         let translate = move |event: Result<v1::WatchTunnelsResponse, tonic::Status>| {
+            // It has its place for as long as there may be news.
+            let _place = &place;
             convert::from_event(event?).map(|event| inner_event(&owner, event)).map_err(malformed)
         };
         Ok(events.map(translate).boxed())
     }
+}
+
+fn client(line: Line, credentials: Credentials) -> Client {
+    v1::client::TunnelClient::with_interceptor(line, credentials).max_decoding_message_size(MAX_ANSWER)
 }
 
 /// One answer, within a bound: a server that accepts a call and falls silent must not hold its caller for ever.

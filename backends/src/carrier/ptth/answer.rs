@@ -22,6 +22,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::{task::coop, time::timeout};
 
 use super::{
+    NOT_UPGRADED,
     dial::answer_without_body,
     forwarded,
     inbox::{End, SharedInbox, Streams},
@@ -53,6 +54,7 @@ impl RequestOffer {
             inbox: inbox.clone(),
             streams,
             is_for_head: head.method == Method::HEAD,
+            is_for_upgrade: head.extensions.get::<Protocol>().is_some(),
         };
         let body = RequestBody { inbox, left: length, ended: false };
         Self { client_addr, request: Some(Box::new((Request::from_parts(head, body), responder))) }
@@ -140,6 +142,8 @@ pub struct Responder {
     streams: Arc<Streams>,
     /// An answer to it has no body, whatever its head says.
     is_for_head: bool,
+    /// Success would be taken for the upgrade's.
+    is_for_upgrade: bool,
 }
 
 impl Responder {
@@ -163,6 +167,9 @@ impl Responder {
         let (mut head, body) = response.into_parts();
         let mut body = pin!(body);
         strip(&mut head.headers);
+        if self.is_for_upgrade && head.status.is_success() {
+            head.headers.insert(NOT_UPGRADED, HeaderValue::from_static("1"));
+        }
         let has_no_body = self.is_for_head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         // As hyper's servers do: who speaks HTTP/1.1 on the other side is told where it ends.
         if let Some(length) = body.size_hint().exact()
@@ -209,6 +216,7 @@ impl Responder {
     pub fn connect(mut self, head: Response<()>) -> io::Result<BoxDuplex> {
         let (mut head, ()) = head.into_parts();
         strip(&mut head.headers);
+        head.headers.remove(NOT_UPGRADED);
         let send = self.send_head(Response::from_parts(head, ()), false)?;
         Ok(Box::new(H2Stream::new(send, self.inbox.clone(), self.streams.clone())))
     }
