@@ -6,6 +6,8 @@ use axum::{Router, body::Body, extract::ConnectInfo, routing::get as on_get};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::{Request, Response};
+use http_body::Frame;
+use http_body_util::StreamBody;
 use tokio::sync::Notify;
 use tower::service_fn;
 use tunnel_agent::{Peer, RequestBody, Tunnel};
@@ -56,4 +58,24 @@ async fn an_answer_that_fails_on_a_connection_aborts_it() {
     heard_half.notify_one();
     let heard = heard(body).await;
     assert!(heard.end.is_err(), "{:?} looks whole", String::from_utf8_lossy(&heard.bytes));
+}
+
+#[tokio::test]
+async fn an_answer_to_a_call_ends_in_its_status() {
+    let rig = Rig::new().await;
+    let app = service_fn(|_: Request<RequestBody>| async {
+        let status = [("grpc-status", "5"), ("grpc-message", "none")];
+        let status = status.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).into_iter().collect();
+        let frames = [Ok::<_, Infallible>(Frame::data(Bytes::from("answer"))), Ok(Frame::trailers(status))];
+        let body = Body::new(StreamBody::new(stream::iter(frames)));
+        Ok::<_, Infallible>(Response::builder().header("content-type", "application/grpc").body(body).unwrap())
+    });
+    let _served = rig.agent.serve(Tunnel::http(), app).await.unwrap();
+    let mut session = rig.session().await;
+    let (answer, mut say) = session.send(connect(), false);
+    let call = "POST /a.B/C HTTP/1.1\r\nhost: h\r\nte: trailers\r\ncontent-length: 0\r\nconnection: te, close\r\n\r\n";
+    say_all(&mut say, call.into()).await;
+    let body = soon("an answer", answer).await.unwrap().into_body();
+    let text = heard(body).await.text();
+    assert!(text.contains("answer\r\n0\r\ngrpc-status: 5\r\ngrpc-message: none\r\n\r\n"), "{text}");
 }
