@@ -70,9 +70,7 @@ impl Reader {
             closes: request.version() < Version::HTTP_2,
         }
     }
-}
 
-impl Reader {
     pub(crate) fn is_head(self) -> bool {
         self.is_head
     }
