@@ -2,10 +2,10 @@
 //! protocols apart, and hands the connection on with the prefix put back. HTTP/1.1 and HTTP/2, plain or in TLS, and TLS that is
 //! a tunnel's own; the RPC comes in as an opaque service, so that this crate knows nothing of it.
 //!
-//! A connection is accepted and takes a seat in the lobby ([`accept`]), shows what it is ([`meet`]: a [ClientHello](client_hello),
-//! the [first unit](first) of HTTP), and is either [passed through](passthrough) to a tunnel's agent or [served](serve): its
-//! requests are [introduced](introduce) to the service one by one. What it may ask is [paced](pace), what it is doing is known
-//! ([`stay`]), and it is ended as it should be ([`lent`]).
+//! A connection is accepted and takes a seat in the lobby (`accept`), shows what it is (`meet`: a ClientHello (`client_hello`),
+//! the first unit (`first`) of HTTP), and is either passed through (`passthrough`) to a tunnel's agent or served (`serve`): its
+//! requests are introduced (`introduce`) to the service one by one. What it may ask is paced (`pace`), what it is doing is known
+//! (`stay`), and it is ended as it should be (`lent`).
 
 mod accept;
 mod alert;

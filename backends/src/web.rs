@@ -1,9 +1,9 @@
 //! Web clients at the door: each request goes where its host says, whatever else came on its connection. A tunnel's host goes to
 //! the tunnel's agents, whatever the path; what is nobody's in the domain gets a page; everything else is the server's own.
 //!
-//! Where to read: [`host`] says whose a request is, [`headers`] what it is on the other side. Over a wire that is HTTP it goes as
-//! it is (`requests` below), otherwise by HTTP/1.1 on a connection to the origin ([`connections`]); what becomes a connection goes
-//! on in [`upgrades`]. [`visit`] counts, and [`pages`] is what is answered where no agent answers.
+//! Where to read: `host` says whose a request is, `headers` what it is on the other side. Over a wire that is HTTP it goes as
+//! it is (`requests` below), otherwise by HTTP/1.1 on a connection to the origin (`connections`); what becomes a connection goes
+//! on in `upgrades`. `visit` counts, and `pages` is what is answered where no agent answers.
 
 mod connections;
 mod headers;
