@@ -212,8 +212,6 @@ fn bad_gateway(why: &str, reads: page::Reads) -> Response<PassedBody> {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // As the server marks its own pages, so that they are told from the service's answers.
-    headers.insert("tunnel-error", HeaderValue::from_static("no-service"));
     response
 }
 

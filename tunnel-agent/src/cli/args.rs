@@ -78,7 +78,8 @@ pub(crate) struct Tls {
 
 #[derive(Debug, Flags)]
 pub(crate) struct Http {
-    /// The local service: PORT on this machine, HOST:PORT, or unix:/path/to.sock
+    /// The local service: PORT on this machine, HOST:PORT, http://HOST:PORT, or unix:/path/to.sock
+    #[arg(value_parser = web_service)]
     pub(crate) target: Target,
     /// The public host name, such as blog or blog.example.com; the tunnel's name, or else one of the server's choice, if left out
     #[arg(long, env = "TNL_HOST", hide_env_values = true)]
@@ -165,6 +166,20 @@ pub(crate) enum Output {
     // No doc comments: they would spread every help text out to twice its length.
     Text,
     Json,
+}
+
+/// A web service may be named by its URL, as browsers show it; what comes after the port is asked for by clients.
+fn web_service(text: &str) -> Result<Target, String> {
+    if text.starts_with("https://") {
+        return Err("this service speaks TLS itself; make it public by `tunnel tls HOST:PORT`".to_owned());
+    }
+    let Some(rest) = text.strip_prefix("http://") else {
+        return text.parse().map_err(|error: TargetError| error.to_string());
+    };
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    let target = if has_port { authority.to_owned() } else { format!("{authority}:80") };
+    target.parse().map_err(|error: TargetError| error.to_string())
 }
 
 /// `parse` alone would say that a digit is invalid.
@@ -273,3 +288,24 @@ Examples:
   source <(tunnel completions bash)          this shell only; add the line to ~/.bashrc to keep it
   tunnel completions zsh > \"${fpath[1]}/_tunnel\"
   tunnel completions fish > ~/.config/fish/completions/tunnel.fish";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_web_service_may_be_named_by_its_url() {
+        for (text, target) in [
+            ("3000", "127.0.0.1:3000"),
+            ("http://localhost:3000", "localhost:3000"),
+            ("http://localhost:3000/", "localhost:3000"),
+            ("http://[::1]:3000", "[::1]:3000"),
+            ("http://intranet", "intranet:80"),
+        ] {
+            assert_eq!(web_service(text).map(|target| target.to_string()), Ok(target.to_owned()), "{text}");
+        }
+        for (text, why) in [("https://localhost:8443", "tunnel tls"), ("http://localhost:3000/app", "")] {
+            assert!(web_service(text).is_err_and(|error| error.contains(why)), "{text}");
+        }
+    }
+}
