@@ -7,6 +7,7 @@
 
 pub mod carrier;
 
+pub mod hop;
 mod link;
 pub mod process;
 pub mod proxy;

@@ -8,14 +8,11 @@ use std::net::SocketAddr;
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{
-        CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-        TRANSFER_ENCODING, UPGRADE,
-    },
+    header::{CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, TE, TRANSFER_ENCODING},
 };
 
 use super::{host::Named, pages::TUNNEL_ERROR};
-use crate::upgraded::NOT_UPGRADED;
+use crate::{hop, upgraded::NOT_UPGRADED};
 
 /// Who asks, as the agent is told.
 #[derive(Debug, Clone, Copy)]
@@ -44,8 +41,7 @@ impl Asker<'_> {
 
 /// Makes a client's header fields the agent's.
 pub(super) fn to_agent(headers: &mut HeaderMap, asker: &Asker<'_>) {
-    let takes_trailers = has_token(headers, &TE, "trailers");
-    remove_hop_by_hop(headers);
+    let takes_trailers = hop::strip(headers);
     // hyper answers it when the body is read.
     headers.remove(EXPECT);
     if takes_trailers {
@@ -62,7 +58,7 @@ pub(super) fn to_client(headers: &mut HeaderMap) {
         headers.remove(CONTENT_LENGTH);
     }
     say_length_once(headers);
-    remove_hop_by_hop(headers);
+    hop::strip(headers);
     // The one says that an answer is ours, and the other was for us.
     headers.remove(TUNNEL_ERROR);
     headers.remove(NOT_UPGRADED);
@@ -71,7 +67,7 @@ pub(super) fn to_client(headers: &mut HeaderMap) {
 /// A length that is said more than once, in one field or in several, is said once (RFC 9110, 8.6); and not at all where it is not the
 /// same one.
 fn say_length_once(headers: &mut HeaderMap) {
-    let lengths: Vec<String> = tokens(headers, &CONTENT_LENGTH).map(str::to_owned).collect();
+    let lengths: Vec<String> = hop::tokens(headers, &CONTENT_LENGTH).map(str::to_owned).collect();
     if let [length, others @ ..] = &lengths[..]
         && !others.is_empty()
     {
@@ -130,17 +126,6 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     }
 }
 
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = tokens(headers, &CONNECTION).filter_map(|token| token.parse().ok()).collect();
-    // What says whose the request is and how long is no hop's, whoever says so.
-    for name in named.into_iter().filter(|name| *name != HOST && *name != CONTENT_LENGTH) {
-        headers.remove(name);
-    }
-    for name in HOP_BY_HOP {
-        headers.remove(name);
-    }
-}
-
 /// HTTP/2 may have them one by one, and HTTP/1.1 may not (RFC 9113, 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     let cookies: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
@@ -152,28 +137,6 @@ fn join_cookies(headers: &mut HeaderMap) {
         headers.insert(COOKIE, joined);
     }
 }
-
-/// Whether it is among the members of this field.
-pub(super) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    tokens(headers, name).any(|other| other.eq_ignore_ascii_case(token))
-}
-
-fn tokens<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
-    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).map(str::trim).filter(|token| !token.is_empty())
-}
-
-const HOP_BY_HOP: [HeaderName; 9] = [
-    CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TE,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    HeaderName::from_static("http2-settings"),
-];
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");

@@ -15,13 +15,10 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 use tunnel_api::StreamEnd;
 
-use super::{
-    headers::{self, has_token},
-    pages::whole,
-    visit::Visit,
-};
+use super::{headers, pages::whole, visit::Visit};
 use crate::{
     door::{self, HttpBody},
+    hop,
     relay::{BoxDuplex, Progress},
 };
 
@@ -36,7 +33,7 @@ impl Wanted {
     /// HTTP/2 has no upgrades, and what HTTP/1.1 would be upgraded to by `h2c` is spoken at the door at once, or not at all.
     pub(super) fn of<B>(request: &Request<B>) -> Option<Self> {
         let headers = request.headers();
-        if request.version() != Version::HTTP_11 || !has_token(headers, &CONNECTION, "upgrade") {
+        if request.version() != Version::HTTP_11 || !hop::has_token(headers, &CONNECTION, "upgrade") {
             return None;
         }
         let protocols = headers.get_all(UPGRADE).iter().filter_map(|value| value.to_str().ok());

@@ -1,10 +1,11 @@
 //! What is of one connection only, and stays there (RFC 9110, 7.6.1).
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Request,
+    HeaderMap, HeaderValue, Request,
     header::{CONNECTION, CONTENT_LENGTH, TE, TRANSFER_ENCODING, UPGRADE},
 };
 use hyper::upgrade::OnUpgrade;
+use tunnel_backends::hop;
 
 /// Takes it out. What is to be upgraded says so still; and trailers are still welcome where they were.
 pub(super) fn strip(headers: &mut HeaderMap, upgrade: Option<&HeaderValue>, is_http2: bool) {
@@ -12,11 +13,7 @@ pub(super) fn strip(headers: &mut HeaderMap, upgrade: Option<&HeaderValue>, is_h
     if headers.contains_key(TRANSFER_ENCODING) {
         headers.remove(CONTENT_LENGTH);
     }
-    let takes_trailers = tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case("trailers"));
-    let named: Vec<HeaderName> = tokens(headers, &CONNECTION).filter_map(|name| name.parse().ok()).collect();
-    for name in named.iter().chain(&[CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE]) {
-        headers.remove(name);
-    }
+    let takes_trailers = hop::strip(headers);
     if let Some(protocol) = upgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, protocol.clone());
@@ -30,18 +27,10 @@ pub(super) fn strip(headers: &mut HeaderMap, upgrade: Option<&HeaderValue>, is_h
 
 /// What a request wants to become, and who is to take it from there, if it can.
 pub(super) fn upgrade_asked<B>(request: &mut Request<B>) -> Option<(HeaderValue, OnUpgrade)> {
-    let asks = tokens(request.headers(), &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
+    let asks = hop::has_token(request.headers(), &CONNECTION, "upgrade");
     let protocol = request.headers().get(UPGRADE).filter(|_| asks)?.clone();
     Some((protocol, request.extensions_mut().remove::<OnUpgrade>()?))
 }
-
-fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> + use<'a> {
-    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',').map(str::trim))
-}
-
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 #[cfg(test)]
 mod tests {

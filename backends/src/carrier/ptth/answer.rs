@@ -15,8 +15,8 @@ use std::{
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, ext::Protocol, server::SendResponse};
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
-    header::{CONNECTION, CONTENT_LENGTH, FORWARDED, TE, TRANSFER_ENCODING, UPGRADE},
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
+    header::{CONTENT_LENGTH, FORWARDED},
 };
 use http_body::{Body, Frame, SizeHint};
 use tokio::{task::coop, time::timeout};
@@ -28,7 +28,7 @@ use super::{
     limits::LONGEST_ANSWER_HEAD,
     stream::{Chunk, H2Stream, Outbox},
 };
-use crate::{carrier::Declined, relay::BoxDuplex, upgraded::NOT_UPGRADED};
+use crate::{carrier::Declined, hop, relay::BoxDuplex, upgraded::NOT_UPGRADED};
 
 /// A request, offered to the agent. Dropping it leaves it to another agent: it certainly was not looked at.
 #[derive(Debug)]
@@ -166,7 +166,7 @@ impl Responder {
     {
         let (mut head, body) = response.into_parts();
         let mut body = pin!(body);
-        strip(&mut head.headers);
+        hop::strip(&mut head.headers);
         if self.is_for_upgrade && head.status.is_success() {
             head.headers.insert(NOT_UPGRADED, HeaderValue::from_static("1"));
         }
@@ -215,7 +215,7 @@ impl Responder {
     /// unread.
     pub fn connect(mut self, head: Response<()>) -> io::Result<BoxDuplex> {
         let (mut head, ()) = head.into_parts();
-        strip(&mut head.headers);
+        hop::strip(&mut head.headers);
         head.headers.remove(NOT_UPGRADED);
         let send = self.send_head(Response::from_parts(head, ()), false)?;
         Ok(Box::new(H2Stream::new(send, self.inbox.clone(), self.streams.clone())))
@@ -346,26 +346,6 @@ const TOO_LONG: &str = "the answer's head is longer than 64 KiB";
 fn gone() -> io::Error {
     ErrorKind::ConnectionReset.into()
 }
-
-/// Takes out what HTTP/2 has no place for (RFC 9113, 8.2.2), and what `Connection` says is of no concern to others.
-fn strip(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in named.iter().chain(&[CONNECTION, TRANSFER_ENCODING, UPGRADE, KEEP_ALIVE, PROXY_CONNECTION]) {
-        headers.remove(name);
-    }
-    if headers.get(TE).is_some_and(|te| te != HeaderValue::from_static("trailers")) {
-        headers.remove(TE);
-    }
-}
-
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// Of what was packed because nobody took it, the app is given no more at once.
 const PIECE: usize = 64 * 1024;

@@ -8,10 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Response,
-    header::{CONNECTION, TE, TRANSFER_ENCODING, UPGRADE},
-};
+use http::{HeaderMap, HeaderValue, Response, header::TE};
 use http_body::Frame;
 use tokio::{task::coop, time::sleep};
 
@@ -21,6 +18,7 @@ use super::{
 };
 use crate::{
     exchange::{Exchange, Unanswered},
+    hop,
     relay::Duplex,
     session::BoxStream,
 };
@@ -112,18 +110,9 @@ fn unsaid(error: h2::Error) -> io::Error {
 /// Takes out what is about a connection, and has no place in HTTP/2 (RFC 9113, 8.2.2). Whoever sends requests has done that, by
 /// the rules of the connection they came on; but a session must not end because of what a client said.
 pub(super) fn without_connection(fields: &mut HeaderMap) {
-    const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-    const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-    for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE, KEEP_ALIVE, PROXY_CONNECTION] {
-        fields.remove(name);
-    }
     // Of what a client takes, only this can be said to the agent.
-    let takes_trailers =
-        |te: &HeaderValue| te.to_str().is_ok_and(|te| te.split(',').any(|one| one.trim() == "trailers"));
-    if fields.get_all(TE).iter().any(takes_trailers) {
+    if hop::strip(fields) {
         fields.insert(TE, HeaderValue::from_static("trailers"));
-    } else {
-        fields.remove(TE);
     }
 }
 

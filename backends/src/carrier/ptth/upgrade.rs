@@ -21,7 +21,10 @@ use super::{
     resets::RESETS_A_SECOND,
     session,
 };
-use crate::door::{self, Arrival, HttpBody, HttpService};
+use crate::{
+    door::{self, Arrival, HttpBody, HttpService},
+    hop,
+};
 
 impl Gate {
     /// What answers at the door: PTTH's requests here, all others by `http`.
@@ -105,10 +108,10 @@ impl<'r> Asked<'r> {
         if request.version() != Version::HTTP_11 {
             return Err(Refusal::Bad("PTTH begins with HTTP/1.1 here"));
         }
-        if !has_token(headers, &UPGRADE, PTTH) || !has_token(headers, &CONNECTION, "upgrade") {
+        if !hop::has_token(headers, &UPGRADE, PTTH) || !hop::has_token(headers, &CONNECTION, "upgrade") {
             return Err(Refusal::UpgradeRequired);
         }
-        if headers.contains_key(ALPN) && !has_token(headers, &ALPN, H2) {
+        if headers.contains_key(ALPN) && !hop::has_token(headers, &ALPN, H2) {
             return Err(Refusal::Bad("this server speaks h2 after the upgrade; offer it in ALPN"));
         }
         let scope = request.uri().path().strip_prefix(WELL_KNOWN).unwrap_or_default().trim_end_matches('/');
@@ -152,11 +155,6 @@ fn credentials(headers: &HeaderMap) -> Option<(String, String)> {
     let decoded = String::from_utf8(BASE64_STANDARD.decode(encoded.trim()).ok()?).ok()?;
     let (id, ticket) = decoded.split_once(':')?;
     Some((id.to_owned(), ticket.to_owned()))
-}
-
-fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(token))
 }
 
 /// Why an agent is not let in.
