@@ -79,11 +79,11 @@ async fn an_event_comes_while_the_answer_goes_on(way: Way) {
 
 async fn an_upload_is_heard_while_it_goes_on(way: Way) {
     let server = server().await;
-    let (heard, mut hears) = mpsc::unbounded_channel();
+    let (heard, mut hears) = mpsc::channel(8);
     let app = Router::new().fallback(any(async move |request: Request| {
         let mut parts = request.into_body().into_data_stream();
         while let Some(Ok(part)) = parts.next().await {
-            let _ = heard.send(part);
+            let _ = heard.send(part).await;
         }
         "all"
     }));

@@ -19,11 +19,13 @@ use tunnel_backends::{
 use crate::site::{Issued, answers, connect, door, whole};
 
 /// Answers with a 101, and gives what it took over.
-fn upgrades() -> (HttpService, mpsc::UnboundedReceiver<BoxDuplex>) {
-    let (give, given) = mpsc::unbounded_channel();
+fn upgrades() -> (HttpService, mpsc::Receiver<BoxDuplex>) {
+    let (give, given) = mpsc::channel(1);
     let service = answers(move |mut request| {
         let (upgraded, give) = (hyper::upgrade::on(&mut request), give.clone());
-        tokio::spawn(async move { give.send(taken_over(upgraded.await.unwrap()).expect("a connection at a door")) });
+        tokio::spawn(
+            async move { give.send(taken_over(upgraded.await.unwrap()).expect("a connection at a door")).await },
+        );
         let mut response = Response::new(whole(""));
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         response.headers_mut().insert(header::CONNECTION, "upgrade".parse().unwrap());
