@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tunnel_api::{Carry, RequestEnded, StreamEnd, What};
 
-pub use self::asking::{Answer, AnswerBody, NoAnswer, UpgradedStream, WhileConnected};
+pub use self::asking::{Answer, AnswerBody, NoAnswer, UpgradedStream};
 pub(crate) use self::stream_io::StreamIo;
 use self::{
     account::{Account, Totals},

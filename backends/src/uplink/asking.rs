@@ -10,7 +10,6 @@
 
 mod answer;
 mod asked;
-mod connected;
 mod saying;
 
 use std::{future::poll_fn, sync::Arc, task::Poll};
@@ -22,11 +21,8 @@ use http_body::Body;
 use tokio::time::{Instant, timeout_at};
 use tunnel_api::StreamEnd;
 
+pub use self::answer::{AnswerBody, UpgradedStream};
 pub(super) use self::asked::let_go;
-pub use self::{
-    answer::{AnswerBody, UpgradedStream},
-    connected::WhileConnected,
-};
 use self::{
     asked::Asked,
     saying::{Said, Saying},
@@ -89,8 +85,8 @@ impl Uplink {
     ///
     /// The body is first looked at when a session has been found. Its end is one where it certainly is: an error is an abort, and
     /// so is an end before [`is_end_stream`](Body::is_end_stream) over HTTP/2, and before as much has come as was announced. (hyper
-    /// hides an HTTP/2 client's abort behind an end. What comes in chunks over HTTP/1.1 ends in the same way when the client's
-    /// connection is dropped: [`WhileConnected`] makes an error of that.)
+    /// hides an HTTP/2 client's abort behind an end. What comes in chunks over HTTP/1.1 and breaks off is an error, since hyper 1.12
+    /// also where the client's connection is dropped.)
     ///
     /// One with a [`Protocol`] among its extensions is an extended CONNECT, which has no body; where it is answered with success, the
     /// answer's body is a [connection](AnswerBody::into_stream), unless the answer [says otherwise](is_connection).

@@ -2,20 +2,18 @@
 
 use std::time::Duration;
 
-use http::{Method, Version};
 use http_body::Body;
-use tokio_util::sync::CancellationToken;
 use tunnel_api::{StreamEnd, TunnelRef};
 use tunnel_backends::{
     composed::Times,
     relay::RelayTimes,
     testing::{Setup, pattern, soon},
-    uplink::{NoAnswer, WhileConnected},
+    uplink::NoAnswer,
 };
 
 use crate::{
     agent::Agent,
-    client::{answer, asked, get, next, request, rest, words},
+    client::{answer, asked, get, next, rest},
     frames::{CANCEL, Frame, Frames, INTERNAL_ERROR, NO_ERROR, REFUSED_STREAM, RST_STREAM},
     site::{Site, keep, keep_with},
 };
@@ -135,27 +133,6 @@ fn a_client_that_breaks_off_after_the_answers_head_is_an_abort_to_the_agent() {
             assert_eq!((end.is_err(), answered.body().end()), (true, Some(StreamEnd::AbortedByClient)));
             site.until_streams(0).await;
         }
-    });
-}
-
-/// What comes in chunks over HTTP/1.1 ends for hyper when the connection is dropped.
-#[test]
-fn a_client_whose_connection_is_let_go_is_an_abort_to_the_agent() {
-    keep(async |site: Site| {
-        let mut agent = Frames::dial(&site.tunnel).await;
-        let (mouth, words) = words();
-        let gone = CancellationToken::new();
-        let mut asks = request(Method::POST, "/", WhileConnected::new(words, gone.clone()));
-        *asks.version_mut() = Version::HTTP_11;
-        let asking = site.ask(asks);
-        let stream = agent.client().await;
-        agent.say(&Frame::taken(stream)).await;
-        let _answered = answer(asking).await;
-        mouth.say("so far");
-        agent.hear_exactly(stream, 6).await;
-        gone.cancel();
-        drop(mouth);
-        until_aborted(&mut agent, stream).await;
     });
 }
 

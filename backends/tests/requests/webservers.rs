@@ -14,12 +14,7 @@ use tokio::{
     net::TcpStream,
     task::JoinSet,
 };
-use tokio_util::sync::CancellationToken;
-use tunnel_backends::{
-    sockets,
-    testing::soon,
-    uplink::{Uplink, WhileConnected},
-};
+use tunnel_backends::{sockets, testing::soon, uplink::Uplink};
 
 use crate::{
     aborts::until_aborted,
@@ -46,25 +41,16 @@ impl Web {
         let uplink = site.uplink.clone();
         let mut server = JoinSet::new();
         server.spawn(async move {
-            let connected = CancellationToken::new();
-            let service = {
-                let connected = connected.clone();
-                service_fn(move |request| pass_on(uplink.clone(), request, connected.clone()))
-            };
+            let service = service_fn(move |request| pass_on(uplink.clone(), request));
             let io = TokioIo::new(accepted);
-            // Dropped before the connection is.
             match version {
                 Version::Http1 => {
                     let connection = hyper::server::conn::http1::Builder::new().serve_connection(io, service);
-                    let connection = std::pin::pin!(connection);
-                    let _connected = connected.drop_guard();
                     let _ = connection.await;
                 }
                 Version::Http2 => {
                     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-                    let connection = std::pin::pin!(connection.serve_connection(io, service));
-                    let _connected = connected.drop_guard();
-                    let _ = connection.await;
+                    let _ = connection.serve_connection(io, service).await;
                 }
             }
         });
@@ -89,16 +75,12 @@ enum Version {
     Http2,
 }
 
-async fn pass_on(
-    uplink: Uplink,
-    request: Request<Incoming>,
-    connected: CancellationToken,
-) -> Result<Response<AnyBody>, Infallible> {
+async fn pass_on(uplink: Uplink, request: Request<Incoming>) -> Result<Response<AnyBody>, Infallible> {
     let (mut head, body) = request.into_parts();
     let mut uri = head.uri.into_parts();
     (uri.scheme, uri.authority) = (Some(Scheme::HTTP), Some(HOST.parse().expect("an authority")));
     head.uri = Uri::from_parts(uri).expect("a URI");
-    let request = Request::from_parts(head, WhileConnected::new(body, connected));
+    let request = Request::from_parts(head, body);
     let answer = match uplink.admit(somebody()) {
         Ok(admitted) => uplink.ask(admitted, request).await,
         Err(error) => Err(error.into()),
