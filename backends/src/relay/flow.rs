@@ -6,11 +6,13 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::BufMut;
 #[cfg(target_os = "linux")]
 use tokio::{io::Interest, net::TcpStream};
+use tokio::time::{Sleep, sleep};
 use tokio_util::io::poll_read_buf;
 
 #[cfg(target_os = "linux")]
@@ -32,6 +34,32 @@ pub(super) struct Flow<'a> {
     is_bulk: bool,
     moved: &'a AtomicU64,
     queue: Queue<&'a [Arc<Bucket>]>,
+    waste: Waste,
+}
+
+/// What is read and thrown away. Whoever is in the middle of saying something gets to its end and hears then what it was told; but
+/// one that talks on and on must not keep both of us busy for as long as it is heard.
+#[derive(Default)]
+struct Waste {
+    bytes: usize,
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+impl Waste {
+    fn add(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes > FREELY_WASTED {
+            self.pause = Some(Box::pin(sleep(WASTE_PAUSE)));
+        }
+    }
+
+    fn poll_wanted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(pause) = &mut self.pause {
+            ready!(pause.as_mut().poll(cx));
+            self.pause = None;
+        }
+        Poll::Ready(())
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +93,7 @@ impl<'a> Flow<'a> {
             is_bulk: false,
             moved,
             queue: Queue::new(buckets),
+            waste: Waste::default(),
         }
     }
 
@@ -145,6 +174,7 @@ impl<'a> Flow<'a> {
     }
 
     fn poll_fill(&mut self, cx: &mut Context<'_>, source: &mut dyn Duplex, sink: &dyn Duplex) -> Poll<io::Result<()>> {
+        ready!(self.waste.poll_wanted(cx));
         if !self.queue.is_paced() {
             self.queue.leave();
             #[cfg(target_os = "linux")]
@@ -192,6 +222,7 @@ impl<'a> Flow<'a> {
                 self.is_bulk = some == BUFFER;
                 if self.state == FlowState::Discarding {
                     self.held.clear();
+                    self.waste.add(some);
                 }
                 Poll::Ready(Ok(some))
             }
@@ -308,6 +339,12 @@ fn poll_drain(cx: &mut Context<'_>, pipe: &mut Pipe, socket: &TcpStream) -> Poll
         }
     }
 }
+
+/// Thrown away as fast as it comes: the rest of an upload whose answer came early.
+const FREELY_WASTED: usize = 64 * 1024 * 1024;
+
+/// After each read beyond that: 6 MB/s.
+const WASTE_PAUSE: Duration = Duration::from_millis(10);
 
 /// A splice that moves less is followed by a copy.
 #[cfg(target_os = "linux")]

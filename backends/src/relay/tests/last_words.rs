@@ -161,6 +161,30 @@ fn an_endless_uploader_is_let_go_after_linger() {
     });
 }
 
+/// Whatever it says is thrown away, which must not keep everybody busy until it is let go.
+#[test]
+fn an_endless_uploader_is_heard_slowly_when_it_has_been_told_all() {
+    const LINGER: Duration = Duration::from_secs(1);
+    const FREELY_AND_IN_SOCKETS: usize = 100 * 1024 * 1024;
+    limited_in_parallel(async {
+        for side in BOTH {
+            let times = RelayTimes { half_closed: HOUR, unread: HOUR, linger: LINGER };
+            let mut relayed = relayed(side, times).await;
+            drop(relayed.one);
+            assert_eq!(hear(&mut relayed.other, side).await, finish_after(0));
+
+            let start = Instant::now();
+            let (mut said, piece) = (0, [7; 64 * 1024]);
+            while let Ok(some) = relayed.other.write(&piece).await {
+                said += some;
+            }
+            let slowly = start.elapsed().as_millis() as usize / 10 * piece.len();
+            assert!(said < FREELY_AND_IN_SOCKETS + slowly, "{said} bytes in {:?}", start.elapsed());
+            assert_eq!(relayed.end.await.expect("no panic"), RelayEnd::Finished);
+        }
+    });
+}
+
 /// It uploads without end and never reads the answer, so its direction moves for ever and the answer's does not.
 #[test]
 fn an_endless_uploader_that_does_not_read_is_stalled() {
