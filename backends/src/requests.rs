@@ -8,10 +8,10 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicUsize, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::sleep};
 use tunnel_api::{Owner, RequestEnded, TunnelEvent, What};
 
 use crate::{
@@ -70,6 +70,8 @@ struct Queue {
     interest: Interest,
     waiting: Mutex<VecDeque<Waiting>>,
     more: Notify,
+    /// Half of what may be held is.
+    half_full: Notify,
 }
 
 #[derive(Debug)]
@@ -85,7 +87,8 @@ enum Waiting {
 impl RequestWatchers {
     pub(crate) fn subscribe(self: &Arc<Self>, interest: Interest) -> Requests {
         let owner = interest.scope.owner.clone();
-        let queue = Arc::new(Queue { interest, waiting: Mutex::default(), more: Notify::new() });
+        let queue =
+            Arc::new(Queue { interest, waiting: Mutex::default(), more: Notify::new(), half_full: Notify::new() });
         self.write().entry(owner).or_default().push(queue.clone());
         self.count.fetch_add(1, Ordering::Relaxed);
         Requests { queue, watchers: self.clone() }
@@ -131,8 +134,13 @@ impl Queue {
             Some(Waiting::Missed { missed, .. }) => *missed += 1,
             _ => waiting.push_back(Waiting::Missed { number: told.number, missed: 1 }),
         }
+        let held = waiting.len();
         drop(waiting);
-        self.more.notify_one();
+        if held == 1 {
+            self.more.notify_one();
+        } else if held == HELD / 2 {
+            self.half_full.notify_one();
+        }
         has_room
     }
 
@@ -162,9 +170,14 @@ impl Requests {
         })
     }
 
-    /// Resolves when there may be something; what has come meanwhile counts.
+    /// Resolves when there may be something; what has come meanwhile counts. Asked when nothing is left. A moment passes after the
+    /// first one, because telling many at once costs little more than telling one.
     pub(crate) async fn arrived(&self) {
         self.queue.more.notified().await;
+        tokio::select! {
+            () = sleep(GATHER) => {}
+            () = self.queue.half_full.notified() => {}
+        }
     }
 }
 
@@ -194,6 +207,9 @@ fn cut(text: &mut String, most: usize) {
 /// worst.
 const HELD: usize = 1024;
 
+/// Nobody sees a request this much later.
+const GATHER: Duration = Duration::from_millis(10);
+
 /// Bytes of what a client chooses freely. Longer paths are few, and rarely read to their end.
 const PATH: usize = 1024;
 const HOST: usize = 255;
@@ -201,8 +217,6 @@ const METHOD: usize = 32;
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::time::Duration;
-
     use tunnel_api::{StreamEnd, WatchFilter};
 
     use super::*;

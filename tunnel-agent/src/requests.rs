@@ -90,8 +90,8 @@ impl Feed {
     }
 }
 
-/// Requests that nobody has read yet: a burst, and no more memory than a screen is worth.
-const HELD: usize = 256;
+/// Requests that nobody has read yet. The server tells what has gathered with it, up to 1,024, at once.
+const HELD: usize = 2048;
 
 #[cfg(test)]
 mod tests {

@@ -10,9 +10,9 @@ use std::{
 };
 
 use bytes::BufMut;
+use tokio::time::{Sleep, sleep};
 #[cfg(target_os = "linux")]
 use tokio::{io::Interest, net::TcpStream};
-use tokio::time::{Sleep, sleep};
 use tokio_util::io::poll_read_buf;
 
 #[cfg(target_os = "linux")]

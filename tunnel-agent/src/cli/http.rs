@@ -4,6 +4,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
+use futures_util::FutureExt;
 use tunnel_agent::{ForwardCounts, Proxy, RequestNews, Requests, ServedTunnel, Tunnel};
 use tunnel_backends::process::StopSignals;
 
@@ -70,22 +71,32 @@ async fn open(args: &Http, server: &Server) -> Result<ServedTunnel, Failure> {
 /// Each request when it has ended, for as long as there are any.
 async fn show(mut requests: Requests, counts: &Cell<ForwardCounts>, screen: &Screen) -> Infallible {
     let mut so_far = counts.get();
-    while let Some(news) = requests.next().await {
-        let line = match news {
-            RequestNews::Ended(request) => {
-                so_far.clients += 1;
-                so_far.bytes_to_service += request.bytes_to_agent;
-                so_far.bytes_to_clients += request.bytes_to_client;
-                requests::line_of_one_host(&request, screen.has_colours())
-            }
-            RequestNews::Missed(missed) => {
-                so_far.clients += missed;
-                format!("\u{2026} {} not shown", count(missed, "request"))
-            }
-            _ => continue,
-        };
+    while let Some(first) = requests.next().await {
+        let (now, mut lines) = (seconds(SystemTime::now()), Vec::new());
+        let mut next = Some(first);
+        while let Some(news) = next {
+            let line = match news {
+                RequestNews::Ended(request) => {
+                    so_far.clients += 1;
+                    so_far.bytes_to_service += request.bytes_to_agent;
+                    so_far.bytes_to_clients += request.bytes_to_client;
+                    Some(requests::line_of_one_host(&request, screen.has_colours()))
+                }
+                RequestNews::Missed(missed) => {
+                    so_far.clients += missed;
+                    Some(format!("\u{2026} {} not shown", count(missed, "request")))
+                }
+                _ => None,
+            };
+            lines.extend(line.map(|line| format!("{now}  {line}")));
+            // What has come with it is written with it.
+            next = requests.next().now_or_never().flatten().filter(|_| lines.len() < AT_ONCE);
+        }
         counts.set(so_far);
-        screen.note(&format!("{}  {line}", seconds(SystemTime::now())));
+        screen.note(&lines.join("\n"));
     }
     std::future::pending().await
 }
+
+/// Lines in one write.
+const AT_ONCE: usize = 100;

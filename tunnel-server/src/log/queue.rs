@@ -31,6 +31,10 @@ struct Waiting {
     lines: Vec<u8>,
     /// Some are on their way.
     is_writing: bool,
+    /// Whoever writes has nothing to do, and is told of the next line.
+    is_idle: bool,
+    /// Somebody waits until all is written.
+    flushing: u32,
     /// Lines lost that nobody has been told of.
     lost: u64,
 }
@@ -53,8 +57,11 @@ impl Queue {
     /// Waits until all is written, but no longer than `limit`.
     pub(super) fn flush(&self, limit: Duration) {
         let is_busy = |waiting: &mut Waiting| waiting.is_writing || !waiting.lines.is_empty();
-        let waited = self.0.changed.wait_timeout_while(self.lock(), limit, is_busy);
-        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        let mut waiting = self.lock();
+        waiting.flushing += 1;
+        self.0.changed.notify_all();
+        let waited = self.0.changed.wait_timeout_while(waiting, limit, is_busy);
+        waited.unwrap_or_else(PoisonError::into_inner).0.flushing -= 1;
     }
 
     /// A whole line, which is lost if there is no room.
@@ -75,8 +82,11 @@ impl Queue {
 
     fn add(&self, mut waiting: MutexGuard<'_, Waiting>, line: &[u8]) {
         waiting.lines.extend_from_slice(line);
+        let is_idle = mem::take(&mut waiting.is_idle);
         drop(waiting);
-        self.0.changed.notify_all();
+        if is_idle {
+            self.0.changed.notify_all();
+        }
     }
 
     /// For as long as the process lives.
@@ -96,10 +106,18 @@ impl Queue {
         }
     }
 
-    /// Waits for lines and takes all there are. If the ones before were taken, says also how many are missing behind these.
+    /// Waits for lines, and a moment for more: waking somebody up for each would cost those who log more than the line. Takes all
+    /// there are. If the ones before were taken, says also how many are missing behind these.
     fn take(&self, lines: &mut Vec<u8>, are_taken: bool) -> u64 {
-        let waiting = self.0.changed.wait_while(self.lock(), |waiting| waiting.lines.is_empty());
-        let mut waiting = waiting.unwrap_or_else(PoisonError::into_inner);
+        let wait_while = |waiting, is: fn(&mut Waiting) -> bool| {
+            self.0.changed.wait_while(waiting, is).unwrap_or_else(PoisonError::into_inner)
+        };
+        let waiting = wait_while(self.lock(), |waiting| {
+            waiting.is_idle = waiting.lines.is_empty();
+            waiting.is_idle
+        });
+        let waited = self.0.changed.wait_timeout_while(waiting, GATHER, |waiting| waiting.flushing == 0);
+        let mut waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
         mem::swap(&mut waiting.lines, lines);
         waiting.is_writing = true;
         if are_taken { mem::take(&mut waiting.lost) } else { 0 }
@@ -159,6 +177,9 @@ impl Write for Queue {
 
 /// After a burst the memory is given back.
 const KEPT: usize = 64 << 10;
+
+/// Nobody reads a line this much later. A burst of so long has room.
+const GATHER: Duration = Duration::from_millis(10);
 
 const AGAIN: Duration = Duration::from_millis(10);
 
