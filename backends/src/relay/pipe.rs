@@ -1,9 +1,10 @@
 //! Bytes on their way between two sockets that never leave the kernel: `splice` moves them from one into a pipe and from there
 //! into the other.
 //!
-//! A pipe costs two descriptors, and an ordinary user has 64 MiB of them in all, after which the kernel gives ones that hold
-//! 8 KiB. So streams have one only while they move much, from a pool whose budget is below that; where there is none, bytes are
-//! copied, which is the same and slower.
+//! The larger a pipe, the less often server and agent are on the way to the kernel: each of its places holds a piece of a packet, often a
+//! page. But a pipe costs two descriptors, and an ordinary user has 16,384 places in all, after which the kernel gives pipes that
+//! hold 8 KiB. So streams have one only while they move much, from a pool whose budget is below half of that (server and agent may be the
+//! same user's): some large ones, then ordinary ones; where there is none, bytes are copied, which is the same and slower.
 
 use std::{
     io,
@@ -11,29 +12,33 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice};
 
 /// A pipe, and what is in it.
 #[derive(Debug)]
 pub(super) struct Pipe {
-    ends: Option<(OwnedFd, OwnedFd)>,
+    /// Until it is dropped.
+    ends: Option<Ends>,
     held: usize,
+}
+
+#[derive(Debug)]
+struct Ends {
+    read: OwnedFd,
+    write: OwnedFd,
+    size: Size,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Size {
+    Large,
+    Ordinary,
 }
 
 impl Pipe {
     /// An empty one, if there is one to be had.
     pub(super) fn take() -> Option<Self> {
-        let mut pool = pool();
-        if let Some(ends) = pool.idle.pop() {
-            return Some(Self { ends: Some(ends), held: 0 });
-        }
-        if pool.made >= MOST {
-            return None;
-        }
-        // No descriptors left, perhaps: that is somebody else's trouble, not this stream's.
-        let ends = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
-        pool.made += 1;
-        Some(Self { ends: Some(ends), held: 0 })
+        pool().take().map(|ends| Self { ends: Some(ends), held: 0 })
     }
 
     /// How many bytes are in it.
@@ -44,15 +49,15 @@ impl Pipe {
     /// Moves what a socket has into the pipe, which is empty: a full one would be told from an empty socket by nothing.
     pub(super) fn fill(&mut self, socket: impl AsFd) -> io::Result<usize> {
         debug_assert_eq!(self.held, 0, "it is filled only when it is empty");
-        let Some((_, end)) = &self.ends else { return Err(io::ErrorKind::BrokenPipe.into()) };
-        self.held = splice(socket, None, end, None, PIECE, SpliceFlags::MOVE | SpliceFlags::NONBLOCK)?;
+        let Some(Ends { write, .. }) = &self.ends else { return Err(io::ErrorKind::BrokenPipe.into()) };
+        self.held = splice(socket, None, write, None, PIECE, SpliceFlags::MOVE | SpliceFlags::NONBLOCK)?;
         Ok(self.held)
     }
 
     /// Moves what is in the pipe into a socket.
     pub(super) fn drain(&mut self, socket: impl AsFd) -> io::Result<usize> {
-        let Some((end, _)) = &self.ends else { return Err(io::ErrorKind::BrokenPipe.into()) };
-        let moved = splice(end, None, socket, None, self.held, SpliceFlags::MOVE | SpliceFlags::NONBLOCK)?;
+        let Some(Ends { read, .. }) = &self.ends else { return Err(io::ErrorKind::BrokenPipe.into()) };
+        let moved = splice(read, None, socket, None, self.held, SpliceFlags::MOVE | SpliceFlags::NONBLOCK)?;
         self.held -= moved;
         Ok(moved)
     }
@@ -61,33 +66,96 @@ impl Pipe {
 /// An empty one is for the next stream; one in which something is left goes with it.
 impl Drop for Pipe {
     fn drop(&mut self) {
-        let Some(ends) = self.ends.take() else { return };
-        let mut pool = pool();
-        if self.held == 0 && pool.idle.len() < IDLE {
-            pool.idle.push(ends);
-        } else {
-            pool.made -= 1;
+        if let Some(ends) = self.ends.take() {
+            pool().give_back(ends, self.held == 0);
         }
     }
 }
 
 /// The limit is the user's, so the pool is the process's.
 struct Pool {
-    idle: Vec<(OwnedFd, OwnedFd)>,
+    large: Stock,
+    ordinary: Stock,
+    /// Fewer once the user's places have been found used up.
+    most_large: usize,
+}
+
+/// Pipes of one size.
+struct Stock {
+    idle: Vec<Ends>,
     made: usize,
 }
 
+impl Stock {
+    const EMPTY: Self = Self { idle: Vec::new(), made: 0 };
+}
+
+impl Pool {
+    fn take(&mut self) -> Option<Ends> {
+        if let Some(ends) = self.large.idle.pop() {
+            return Some(ends);
+        }
+        let wanted = if self.large.made < self.most_large { Size::Large } else { Size::Ordinary };
+        if wanted == Size::Ordinary {
+            if let Some(ends) = self.ordinary.idle.pop() {
+                return Some(ends);
+            }
+            if self.ordinary.made >= MOST_ORDINARY {
+                return None;
+            }
+        }
+        let ends = make(wanted)?;
+        if ends.size != wanted {
+            self.most_large = self.large.made;
+        }
+        self.stock(ends.size).made += 1;
+        Some(ends)
+    }
+
+    fn give_back(&mut self, ends: Ends, is_empty: bool) {
+        let stock = self.stock(ends.size);
+        if is_empty && stock.idle.len() < IDLE {
+            stock.idle.push(ends);
+        } else {
+            stock.made -= 1;
+        }
+    }
+
+    fn stock(&mut self, size: Size) -> &mut Stock {
+        match size {
+            Size::Large => &mut self.large,
+            Size::Ordinary => &mut self.ordinary,
+        }
+    }
+}
+
+/// None where there are no descriptors left, or the user's places are used up: that is somebody else's trouble, not this stream's.
+fn make(wanted: Size) -> Option<Ends> {
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
+    let is_large = wanted == Size::Large && fcntl_setpipe_size(&write, PIECE).is_ok();
+    if !is_large && fcntl_getpipe_size(&write).ok()? < LEAST {
+        return None;
+    }
+    Some(Ends { read, write, size: if is_large { Size::Large } else { Size::Ordinary } })
+}
+
 fn pool() -> MutexGuard<'static, Pool> {
-    static POOL: Mutex<Pool> = Mutex::new(Pool { idle: Vec::new(), made: 0 });
+    static POOL: Mutex<Pool> = Mutex::new(Pool { large: Stock::EMPTY, ordinary: Stock::EMPTY, most_large: MOST_LARGE });
     // Nothing panics while it is held.
     POOL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Pipes at once. Each counts as 64 KiB of the 64 MiB that a user has, and others of the user's may want some.
-const MOST: usize = 640;
+/// A large pipe, and what is moved at once, in bytes. Twice as much brings a few percent, and others wait longer.
+const PIECE: usize = 512 * 1024;
 
-/// Empty pipes that are kept: as many streams as are between two pieces at the same moment, which are few.
+/// With 128 places each, of the 16,384 that a user has.
+const MOST_LARGE: usize = 48;
+
+/// With 16 places each.
+const MOST_ORDINARY: usize = 96;
+
+/// Less than an ordinary pipe is worth no system call.
+const LEAST: usize = 64 * 1024;
+
+/// Empty pipes that are kept, of each size: as many streams as are between two pieces at the same moment, which are few.
 const IDLE: usize = 32;
-
-/// Moved at once, in bytes: more would keep others waiting, and a pipe of 16 places holds about so much.
-const PIECE: usize = 256 * 1024;
