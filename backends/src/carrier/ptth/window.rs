@@ -15,6 +15,8 @@ pub(super) struct Window {
     measured: u32,
     /// Bytes a second, the most we have seen.
     best: f64,
+    /// The shortest round trip: the path's own, while others also wait in queues behind what is on its way.
+    shortest: Duration,
     /// When it is worth looking again.
     next_look: Instant,
     pause: Duration,
@@ -22,12 +24,13 @@ pub(super) struct Window {
 
 impl Window {
     pub(super) fn new() -> Self {
-        Self { told: FIRST_WINDOW, measured: FIRST_WINDOW, best: 0.0, next_look: Instant::now(), pause: FIRST_PAUSE }
+        Self { told: FIRST_WINDOW, measured: FIRST_WINDOW, best: 0.0, shortest: Duration::MAX, next_look: Instant::now(), pause: FIRST_PAUSE }
     }
 
     /// The first round trip, with nothing on its way: what a fair path of that length holds, so that long ones need fewer
     /// steps. (Where that is too much, the budget still holds.)
     pub(super) fn guess(&mut self, round_trip: Duration) {
+        self.shortest = round_trip;
         let held = (FAIR_PATH * round_trip.as_secs_f64()) as u32;
         self.measured = held.clamp(FIRST_WINDOW, MOST_WINDOW);
     }
@@ -42,11 +45,14 @@ impl Window {
     /// where a larger one brought nothing, the path is full, and more would only wait in queues.
     pub(super) fn measure(&mut self, bytes: u64, round_trip: Duration, now: Instant) {
         let bandwidth = bytes as f64 / round_trip.as_secs_f64().max(1e-6);
+        self.shortest = self.shortest.min(round_trip);
         let fills = bytes >= u64::from(self.told) * 2 / 3;
         if fills && bandwidth > self.best * BETTER {
             self.best = bandwidth;
-            // Twice, because the peer hears of room only when half of it is free, and twice to find out whether there is more.
-            self.measured = u32::try_from(bytes * 4).unwrap_or(MOST_WINDOW).clamp(self.measured, MOST_WINDOW);
+            // Of what the path holds: twice, because the peer hears of room only when half of it is free, and twice to find out
+            // whether there is more. What waited in a queue would only wait in a longer one.
+            let held = bandwidth * self.shortest.as_secs_f64();
+            self.measured = ((held * 4.0) as u32).clamp(self.measured, MOST_WINDOW);
             self.pause = FIRST_PAUSE;
             self.next_look = now;
         } else if fills {
