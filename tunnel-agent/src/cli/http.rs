@@ -1,6 +1,6 @@
 use std::{
-    cell::Cell,
     convert::Infallible,
+    sync::{Mutex, PoisonError},
     time::{Instant, SystemTime},
 };
 
@@ -37,7 +37,7 @@ pub(crate) async fn run(args: &Http, server: &Server, screen: &Screen) -> Result
     args.opening.tell_way_out(screen);
 
     let since = Instant::now();
-    let counts = Cell::new(ForwardCounts::default());
+    let counts = Counts::default();
     let end = tokio::select! {
         () = served.closed() => Err(closed(*served.state().borrow())),
         never = show(requests, &counts, screen) => match never {},
@@ -68,8 +68,22 @@ async fn open(args: &Http, server: &Server) -> Result<ServedTunnel, Failure> {
     Ok(server.agent().await?.serve(tunnel, proxy).await?)
 }
 
+/// What there was so far.
+#[derive(Default)]
+struct Counts(Mutex<ForwardCounts>);
+
+impl Counts {
+    fn get(&self) -> ForwardCounts {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, counts: ForwardCounts) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = counts;
+    }
+}
+
 /// Each request when it has ended, for as long as there are any.
-async fn show(mut requests: Requests, counts: &Cell<ForwardCounts>, screen: &Screen) -> Infallible {
+async fn show(mut requests: Requests, counts: &Counts, screen: &Screen) -> Infallible {
     let mut so_far = counts.get();
     while let Some(first) = requests.next().await {
         let (now, mut lines) = (seconds(SystemTime::now()), Vec::new());

@@ -24,7 +24,14 @@ pub(super) struct Window {
 
 impl Window {
     pub(super) fn new() -> Self {
-        Self { told: FIRST_WINDOW, measured: FIRST_WINDOW, best: 0.0, shortest: Duration::MAX, next_look: Instant::now(), pause: FIRST_PAUSE }
+        Self {
+            told: FIRST_WINDOW,
+            measured: FIRST_WINDOW,
+            best: 0.0,
+            shortest: Duration::MAX,
+            next_look: Instant::now(),
+            pause: FIRST_PAUSE,
+        }
     }
 
     /// The first round trip, with nothing on its way: what a fair path of that length holds, so that long ones need fewer
