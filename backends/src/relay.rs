@@ -29,6 +29,8 @@ mod pace;
 mod pipe;
 #[cfg(test)]
 mod tests;
+#[cfg(target_os = "linux")]
+mod turn;
 
 use std::{
     future::poll_fn,

@@ -15,12 +15,12 @@ use tokio::time::{Sleep, sleep};
 use tokio::{io::Interest, net::TcpStream};
 use tokio_util::io::poll_read_buf;
 
-#[cfg(target_os = "linux")]
-use super::pipe::Pipe;
 use super::{
     Duplex,
     pace::{Bucket, Queue, Turn},
 };
+#[cfg(target_os = "linux")]
+use super::{pipe::Pipe, turn::BulkTurn};
 
 /// One direction of a relay: what is copied, how far it is, and what is held in between.
 pub(super) struct Flow<'a> {
@@ -30,6 +30,8 @@ pub(super) struct Flow<'a> {
     /// What is on its way inside the kernel instead.
     #[cfg(target_os = "linux")]
     pipe: Option<Pipe>,
+    #[cfg(target_os = "linux")]
+    turn: BulkTurn,
     /// The last read filled its buffer.
     is_bulk: bool,
     moved: &'a AtomicU64,
@@ -90,6 +92,8 @@ impl<'a> Flow<'a> {
             written: 0,
             #[cfg(target_os = "linux")]
             pipe: None,
+            #[cfg(target_os = "linux")]
+            turn: BulkTurn::default(),
             is_bulk: false,
             moved,
             queue: Queue::new(buckets),
@@ -247,6 +251,7 @@ impl<'a> Flow<'a> {
                 return Poll::Ready(Err(ErrorKind::WriteZero.into()));
             }
             self.moved.fetch_add(moved as u64, Ordering::Relaxed);
+            self.turn.add(moved);
             return Poll::Ready(Ok(()));
         }
         let written = ready!(Pin::new(&mut *sink).poll_write(cx, &self.held[self.written..]))?;

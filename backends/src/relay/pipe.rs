@@ -9,7 +9,10 @@
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice};
@@ -38,7 +41,14 @@ enum Size {
 impl Pipe {
     /// An empty one, if there is one to be had.
     pub(super) fn take() -> Option<Self> {
-        pool().take().map(|ends| Self { ends: Some(ends), held: 0 })
+        let ends = pool().take()?;
+        IN_USE.fetch_add(1, Ordering::Relaxed);
+        Some(Self { ends: Some(ends), held: 0 })
+    }
+
+    /// How many there are in use, in the whole process.
+    pub(super) fn in_use() -> usize {
+        IN_USE.load(Ordering::Relaxed)
     }
 
     /// How many bytes are in it.
@@ -68,9 +78,12 @@ impl Drop for Pipe {
     fn drop(&mut self) {
         if let Some(ends) = self.ends.take() {
             pool().give_back(ends, self.held == 0);
+            IN_USE.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
+
+static IN_USE: AtomicUsize = AtomicUsize::new(0);
 
 /// The limit is the user's, so the pool is the process's.
 struct Pool {
