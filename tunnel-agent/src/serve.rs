@@ -1,5 +1,6 @@
 //! Answering what comes through a tunnel with an app: requests as they are, and the requests on connections.
 
+mod app;
 mod body;
 mod connection;
 mod pipe;
@@ -8,13 +9,8 @@ pub(crate) mod wire;
 
 use std::future::poll_fn;
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::Body;
-use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::{BoxError, Service, ServiceExt, util::BoxCloneService};
 use tunnel_api::{PublicAddress, TunnelId};
 use tunnel_backends::carrier::RequestOffer;
 
@@ -24,6 +20,7 @@ use crate::{
     stream::{Offered, OfferedRequest},
 };
 
+pub(crate) use app::{AnswerBody, App};
 pub use body::RequestBody;
 pub(crate) use body::Whole;
 
@@ -81,40 +78,6 @@ impl ServedTunnel {
     }
 }
 
-/// What answers, of whatever type it was.
-#[derive(Clone)]
-pub(crate) struct App(BoxCloneService<Request<RequestBody>, Response<AnswerBody>, BoxError>);
-
-pub(crate) type AnswerBody = UnsyncBoxBody<Bytes, BoxError>;
-
-impl App {
-    pub(crate) fn new<S, B>(app: S) -> Self
-    where
-        S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
-        S::Error: Into<BoxError>,
-        S::Future: Send,
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
-        let boxed = |response: Response<B>| response.map(|body| body.map_err(Into::into).boxed_unsync());
-        Self(BoxCloneService::new(app.map_err(Into::into).map_response(boxed)))
-    }
-
-    /// Told who asks, as axum's `ConnectInfo` and on its own.
-    fn asked_by(self, peer: Option<Peer>) -> Self {
-        let Some(peer) = peer else { return self };
-        Self(BoxCloneService::new(self.0.map_request(move |mut request: Request<RequestBody>| {
-            request.extensions_mut().insert(peer);
-            request.extensions_mut().insert(axum::extract::ConnectInfo(peer));
-            request
-        })))
-    }
-
-    async fn answer(self, request: Request<RequestBody>) -> Result<Response<AnswerBody>, BoxError> {
-        self.0.oneshot(request).await
-    }
-}
-
 /// Each in a task of its own: as many as the session has streams, which the server was told.
 async fn answer_all(mut offers: mpsc::Receiver<Offered>, app: App, hang_up: CancellationToken) {
     let clients = TaskTracker::new();
@@ -144,12 +107,12 @@ async fn answer_all(mut offers: mpsc::Receiver<Offered>, app: App, hang_up: Canc
 
 /// A panic of the app's ends the task, which aborts the request and nothing else.
 async fn answer(offer: RequestOffer, app: App) {
-    let app = app.asked_by(peer(&offer));
+    let peer = peer(&offer);
     let (request, mut responder) = offer.accept();
     let answered = tokio::select! {
         biased;
         () = poll_fn(|cx| responder.poll_gone(cx)) => return,
-        answered = app.answer(request.map(RequestBody::of_stream)) => answered,
+        answered = app.answer(request.map(RequestBody::of_stream), peer) => answered,
     };
     let end = match answered {
         Ok(response) => responder.answer(response).await,
