@@ -7,10 +7,10 @@ mod pipe;
 mod upgrade;
 pub(crate) mod wire;
 
-use std::future::poll_fn;
+use std::{future::poll_fn, sync::Arc};
 
-use tokio::sync::{mpsc, watch};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tunnel_api::{PublicAddress, TunnelId};
 use tunnel_backends::carrier::RequestOffer;
 
@@ -33,9 +33,7 @@ pub struct ServedTunnel {
 }
 
 impl ServedTunnel {
-    pub(crate) fn start(held: Held, offers: mpsc::Receiver<Offered>, app: App) -> Self {
-        // It ends when the keeper has no more for it, which is after `held` is gone.
-        tokio::spawn(answer_all(offers, app, held.hang_up.clone()));
+    pub(crate) fn new(held: Held) -> Self {
         Self { held }
     }
 
@@ -78,41 +76,54 @@ impl ServedTunnel {
     }
 }
 
-/// Each in a task of its own: as many as the session has streams, which the server was told.
-async fn answer_all(mut offers: mpsc::Receiver<Offered>, app: App, hang_up: CancellationToken) {
-    let clients = TaskTracker::new();
-    while let Some(offered) = offers.recv().await {
-        let (app, hang_up) = (app.clone(), hang_up.clone());
+/// An app, and what cuts off those whom it answers.
+pub(crate) struct Serving {
+    app: App,
+    hang_up: CancellationToken,
+}
+
+impl Serving {
+    pub(crate) fn new(app: App, hang_up: CancellationToken) -> Arc<Self> {
+        Arc::new(Self { app, hang_up })
+    }
+
+    /// Answers it in a task of its own: there are as many as the session has streams, which the server was told. The keeper counts
+    /// them.
+    pub(crate) fn take(self: &Arc<Self>, offered: Offered) {
+        let serving = self.clone();
+        // Dropping what is left of either aborts it.
         match offered {
-            // Dropping what is left of either aborts it.
             Offered::Connection(connection) => {
-                let served = connection::serve(connection, app, hang_up.clone());
-                clients.spawn(hang_up.run_until_cancelled_owned(served));
+                tokio::spawn(async move {
+                    let Self { app, hang_up } = &*serving;
+                    let served = connection::serve(connection, app.clone(), hang_up.clone());
+                    hang_up.run_until_cancelled(served).await;
+                });
+            }
+            Offered::Request(OfferedRequest { offer, open }) if offer.protocol().is_some() => {
+                tokio::spawn(async move {
+                    upgrade::serve(offer, serving.app.clone(), &serving.hang_up).await;
+                    drop(open);
+                });
             }
             Offered::Request(OfferedRequest { offer, open }) => {
-                clients.spawn(async move {
-                    if offer.protocol().is_some() {
-                        upgrade::serve(offer, app, &hang_up).await;
-                    } else {
-                        hang_up.run_until_cancelled(answer(offer, app)).await;
-                    }
+                tokio::spawn(async move {
+                    serving.hang_up.run_until_cancelled(answer(offer, &serving.app)).await;
                     drop(open);
                 });
             }
         }
     }
-    clients.close();
-    clients.wait().await;
 }
 
 /// A panic of the app's ends the task, which aborts the request and nothing else.
-async fn answer(offer: RequestOffer, app: App) {
+async fn answer(offer: RequestOffer, app: &App) {
     let peer = peer(&offer);
     let (request, mut responder) = offer.accept();
     let answered = tokio::select! {
         biased;
         () = poll_fn(|cx| responder.poll_gone(cx)) => return,
-        answered = app.answer(request.map(RequestBody::of_stream), peer) => answered,
+        answered = app.clone().answer(request.map(RequestBody::of_stream), peer) => answered,
     };
     let end = match answered {
         Ok(response) => responder.answer(response).await,
