@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tower::{BoxError, Service};
 use tunnel_api::{
     Caller, NameError, TunnelBackend, TunnelError,
@@ -12,7 +13,12 @@ use tunnel_api::{
 };
 use tunnel_backends::carrier::DialError;
 
-use crate::{RequestBody, ServedTunnel, Tunnel, TunnelListener, held::Held, serve::App, stream::Offered};
+use crate::{
+    RequestBody, ServedTunnel, Tunnel, TunnelListener,
+    held::Held,
+    serve::{App, Serving},
+    stream::Taker,
+};
 
 /// Opens tunnels.
 #[derive(Clone)]
@@ -97,7 +103,8 @@ impl Agent {
     ///
     /// Clients of [`Tunnel::http`] come as connections, on which they speak HTTP; [`serve`](Self::serve) answers their requests.
     pub async fn open(&self, tunnel: Tunnel) -> Result<TunnelListener, OpenError> {
-        let (held, offers) = self.hold(tunnel.of_connections()?).await?;
+        let (offers_in, offers) = mpsc::channel(1);
+        let held = self.hold(tunnel.of_connections()?, Taker::Listener(offers_in), CancellationToken::new()).await?;
         Ok(TunnelListener::new(held, offers))
     }
 
@@ -128,14 +135,15 @@ impl Agent {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let (held, offers) = self.hold(tunnel).await?;
-        Ok(ServedTunnel::start(held, offers, App::new(app)))
+        let hang_up = CancellationToken::new();
+        let serving = Serving::new(App::new(app), hang_up.clone());
+        Ok(ServedTunnel::new(self.hold(tunnel, Taker::App(serving), hang_up).await?))
     }
 
-    async fn hold(&self, tunnel: Tunnel) -> Result<(Held, mpsc::Receiver<Offered>), OpenError> {
+    async fn hold(&self, tunnel: Tunnel, taker: Taker, hang_up: CancellationToken) -> Result<Held, OpenError> {
         let request = tunnel.request(None)?;
         let opened = self.backend.open_tunnel(&Caller::embedded(), request).await?;
-        Held::start(self.backend.clone(), self.tls.clone(), tunnel, opened).map_err(Into::into)
+        Held::start(self.backend.clone(), self.tls.clone(), tunnel, opened, taker, hang_up).map_err(Into::into)
     }
 }
 

@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::{
-    sync::{mpsc, watch},
-    task::JoinHandle,
-};
+use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tunnel_api::{OpenedTunnel, PublicAddress, TunnelBackend, TunnelId, tls::ClientTls};
 use tunnel_backends::carrier::{DialError, dialler_for};
@@ -14,7 +11,7 @@ use crate::{
     Requests, Tunnel,
     keeper::{Dialling, Keeper, Stop},
     requests::Feed,
-    stream::Offered,
+    stream::Taker,
 };
 
 /// A tunnel and its keeper. Dropping it takes no more clients; those that were given out go on.
@@ -58,10 +55,11 @@ impl Held {
         tls: ClientTls,
         tunnel: Tunnel,
         opened: OpenedTunnel,
-    ) -> Result<(Self, mpsc::Receiver<Offered>), DialError> {
+        taker: Taker,
+        hang_up: CancellationToken,
+    ) -> Result<Self, DialError> {
         let dialler = dialler_for(&opened.uri, &tls)?;
         let (id, address) = (opened.id.clone(), opened.address.clone());
-        let (offers_in, offers) = mpsc::channel(1);
         let (state_in, state) = watch::channel(AgentState::Dialling);
         let stop = Stop { leave: CancellationToken::new(), close: CancellationToken::new() };
         let feed = Arc::<Feed>::default();
@@ -70,15 +68,14 @@ impl Held {
             Dialling { tls, dialler: dialler.into() },
             tunnel,
             opened,
-            offers_in,
+            taker,
             state_in,
             feed.clone(),
             stop.clone(),
         );
         let keeper = tokio::spawn(keeper.run());
         let leave = stop.leave.clone().drop_guard();
-        let held = Self { id, address, state, stop, hang_up: CancellationToken::new(), feed, keeper, _leave: leave };
-        Ok((held, offers))
+        Ok(Self { id, address, state, stop, hang_up, feed, keeper, _leave: leave })
     }
 
     pub(crate) fn id(&self) -> &TunnelId {

@@ -17,7 +17,7 @@ use tunnel_api::{
     AddressRequest, Caller, CloseReason, OpenedTunnel, TunnelBackend, TunnelError, TunnelEvents, TunnelRef,
     WatchFilter, tls::ClientTls,
 };
-use tunnel_backends::carrier::{ClientsPerDialIn, DialError, Dialler, dialler_for};
+use tunnel_backends::carrier::{ClientsPerDialIn, DialError, Dialler, Incoming, Offer, dialler_for};
 
 use crate::{
     AgentState, Tunnel,
@@ -25,7 +25,7 @@ use crate::{
     demand::Demand,
     news::{closed, was_closed},
     requests::Feed,
-    stream::Offered,
+    stream::{Offered, Taker},
 };
 
 /// How a listener tells its keeper to stop.
@@ -50,7 +50,7 @@ pub(crate) struct Keeper {
     tunnel: Tunnel,
     opened: OpenedTunnel,
     /// Gone when no more are taken.
-    streams: Option<mpsc::Sender<Offered>>,
+    taker: Option<Taker>,
     state: watch::Sender<AgentState>,
     /// For whoever wants to hear of requests.
     feed: Arc<Feed>,
@@ -108,7 +108,7 @@ impl Keeper {
         dialling: Dialling,
         tunnel: Tunnel,
         opened: OpenedTunnel,
-        streams: mpsc::Sender<Offered>,
+        taker: Taker,
         state: watch::Sender<AgentState>,
         feed: Arc<Feed>,
         stop: Stop,
@@ -119,7 +119,7 @@ impl Keeper {
             dialling,
             tunnel,
             opened,
-            streams: Some(streams),
+            taker: Some(taker),
             state,
             feed,
             stop,
@@ -156,7 +156,7 @@ impl Keeper {
     async fn leave(&mut self, close: &CancellationToken) {
         // A client that was sent in the moment in which the listener went stays in the channel for as long as anybody could send
         // another one, and counts as running. (Who still listens takes the channel's end for news, and reads the state.)
-        self.streams = None;
+        self.taker = None;
         self.running.close();
         let ended = tokio::select! {
             biased;
@@ -260,15 +260,15 @@ impl Keeper {
             ClientsPerDialIn::Many => self.tunnel.session_count(),
         };
         while self.dial_ins.len() < wanted
-            && let Some(streams) = self.streams.clone()
+            && let Some(taker) = self.taker.clone()
         {
-            self.dial(streams);
+            self.dial(taker);
         }
     }
 
     /// The application takes clients at its own pace. One that it has not taken keeps its dial-in from being replaced, so
     /// that the rest wait at the server.
-    fn dial(&mut self, streams: mpsc::Sender<Offered>) {
+    fn dial(&mut self, taker: Taker) {
         let (dialler, uri) = (self.dialling.dialler.clone(), self.opened.uri.clone());
         let (connected, running) = (self.connected.0.clone(), self.running.clone());
         self.dial_ins.spawn(async move {
@@ -282,7 +282,7 @@ impl Keeper {
             let ended = loop {
                 match clients.next().await {
                     Ok(Some(offer)) => {
-                        if streams.send(Offered::new(offer, running.token())).await.is_err() {
+                        if !hand_on(&taker, offer, &mut *clients, &running).await {
                             break Ok(());
                         }
                     }
@@ -455,6 +455,23 @@ async fn done<T>(work: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> 
         None => std::future::pending().await,
     }
 }
+
+/// Hands on an offer and what has come with it, and says whether they are still taken.
+async fn hand_on(taker: &Taker, first: Offer, clients: &mut dyn Incoming, running: &TaskTracker) -> bool {
+    if !taker.take(Offered::new(first, running.token())).await {
+        return false;
+    }
+    for _ in 1..AT_ONCE {
+        let Some(offer) = clients.next_there() else { break };
+        if !taker.take(Offered::new(offer, running.token())).await {
+            return false;
+        }
+    }
+    true
+}
+
+/// Offers that are handed on before anything else has its turn.
+const AT_ONCE: usize = 64;
 
 /// A session that is over within this is a failure, even if nothing else was wrong with it.
 const SHORT: Duration = Duration::from_secs(1);

@@ -1,8 +1,11 @@
 //! An app that asks a local service: a reverse proxy's inner half. The outer one is the tunnel server, which has said who asks.
 
+mod answer;
+mod connections;
 mod headers;
 mod local;
 mod page;
+mod said;
 
 use std::{
     future::Future,
@@ -13,21 +16,23 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version,
+    Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
     header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, TRANSFER_ENCODING},
     uri::{Authority, PathAndQuery, Scheme},
 };
 use http_body::Body;
-use http_body_util::{BodyExt, Empty, Full, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use hyper::upgrade::OnUpgrade;
 use tokio_util::sync::CancellationToken;
 use tower::{BoxError, Service};
 use tracing::Instrument;
 use tunnel_backends::relay::{Pace, Progress, RelayTimes, relay};
 
-use crate::{Target, serve::wire::Wire};
+use crate::{RequestBody, Target, serve::wire::Wire};
+pub(crate) use answer::Answer;
 use headers::{strip, upgrade_asked};
-use local::{Answer, Local, NoAnswer};
+use local::{Local, NoAnswer};
+use said::Said;
 
 /// A tower service that passes requests to a local HTTP service, with pooled connections. [`Agent::serve`](crate::Agent::serve) takes
 /// one as its app:
@@ -93,6 +98,11 @@ impl Proxy {
         change(&mut passing);
         Self(Arc::new(passing))
     }
+
+    /// Answers what comes out of a tunnel: as the service does, without its boxes.
+    pub(crate) async fn answer(&self, request: Request<RequestBody>) -> Result<Response<Answer>, BoxError> {
+        self.0.pass(request.map(Said::ByClient)).await
+    }
 }
 
 type PassedBody = UnsyncBoxBody<Bytes, BoxError>;
@@ -113,20 +123,20 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let passing = self.0.clone();
-        let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
-        Box::pin(async move { passing.pass(request).await })
+        let request = request.map(Said::by_other);
+        Box::pin(async move {
+            let response = passing.pass(request).await;
+            response.map(|response| response.map(|body| body.map_err(Into::into).boxed_unsync()))
+        })
     }
 }
 
 impl Passing {
-    async fn pass(&self, mut request: Request<PassedBody>) -> Result<Response<PassedBody>, BoxError> {
+    async fn pass(&self, mut request: Request<Said>) -> Result<Response<Answer>, BoxError> {
         let reads = page::Reads::of(request.headers());
         let upgrade = upgrade_asked(&mut request);
         let by_h2c = upgrade.is_none() && (self.speaks_h2c || is_grpc(request.headers()));
-        let request = match self.prepared(request, upgrade.as_ref().map(|(protocol, _)| protocol), by_h2c) {
-            Ok(request) => request,
-            Err(error) => return Err(error.into()),
-        };
+        self.prepare(&mut request, upgrade.as_ref().map(|(protocol, _)| protocol), by_h2c)?;
         match self.local.ask(request, by_h2c).await {
             Ok(response) => answer(response, upgrade.map(|(_, client)| client)),
             // The client has broken off: there is nobody to answer.
@@ -136,52 +146,53 @@ impl Passing {
     }
 
     /// As the service is to see it.
-    fn prepared(
+    fn prepare(
         &self,
-        request: Request<PassedBody>,
+        request: &mut Request<Said>,
         upgrade: Option<&HeaderValue>,
         by_h2c: bool,
-    ) -> Result<Request<PassedBody>, http::Error> {
-        let (head, body) = request.into_parts();
-        let asked = head.uri.authority().cloned().or_else(|| authority_of(&head.headers));
+    ) -> Result<(), http::Error> {
         let own = self.local.authority();
+        let asked = || request.uri().authority().cloned().or_else(|| authority_of(request.headers()));
         let host = match &self.host {
-            HostHeader::Asked => asked.unwrap_or_else(|| own.clone()),
+            HostHeader::Asked => asked().unwrap_or_else(|| own.clone()),
             HostHeader::Target => own.clone(),
             HostHeader::Fixed(host) => host.clone(),
         };
-        let mut headers = head.headers;
-        strip(&mut headers, upgrade, by_h2c);
+        let is_whole = request.body().is_end_stream();
+        let headers = request.headers_mut();
+        strip(headers, upgrade, by_h2c);
         // It was answered by the server, which has the body.
         headers.remove(EXPECT);
-        headers.remove(HOST);
-        let mut uri = Uri::builder().scheme(Scheme::HTTP);
         if by_h2c {
-            uri = uri.authority(host);
+            headers.remove(HOST);
         } else {
-            // This one says only which connections are alike; what the service sees is the header.
             headers.insert(HOST, HeaderValue::from_str(host.as_str())?);
-            if !body.is_end_stream() && !headers.contains_key(CONTENT_LENGTH) {
+            if !is_whole && !headers.contains_key(CONTENT_LENGTH) {
                 // hyper would leave the body of a GET out.
                 headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
             }
-            uri = uri.authority(own.clone());
         }
-        let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-        let mut request = Request::new(body);
-        *request.method_mut() = head.method;
-        *request.uri_mut() = uri.path_and_query(path).build()?;
+        let path = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        *request.uri_mut() = if by_h2c {
+            Uri::builder().scheme(Scheme::HTTP).authority(host).path_and_query(path).build()?
+        } else if request.method() == Method::CONNECT {
+            own.clone().into()
+        } else {
+            path.into()
+        };
         *request.version_mut() = if by_h2c { Version::HTTP_2 } else { Version::HTTP_11 };
-        *request.headers_mut() = headers;
-        Ok(request)
+        // They say how it came here.
+        *request.extensions_mut() = Extensions::new();
+        Ok(())
     }
 }
 
-fn answer(mut response: Response<Answer>, client: Option<OnUpgrade>) -> Result<Response<PassedBody>, BoxError> {
+fn answer(mut response: Response<Answer>, client: Option<OnUpgrade>) -> Result<Response<Answer>, BoxError> {
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         strip(response.headers_mut(), None, true);
         *response.version_mut() = Version::default();
-        return Ok(response.map(|body| body.map_err(Into::into).boxed_unsync()));
+        return Ok(response);
     }
     let client = client.ok_or("the local service has switched protocols without being asked")?;
     let protocol = response.headers().get(http::header::UPGRADE).cloned();
@@ -191,7 +202,7 @@ fn answer(mut response: Response<Answer>, client: Option<OnUpgrade>) -> Result<R
     strip(response.headers_mut(), protocol.as_ref(), false);
     Ok(response.map(|answer| {
         answer.let_go();
-        Empty::new().map_err(|never| match never {}).boxed_unsync()
+        Answer::of_ours(Bytes::new())
     }))
 }
 
@@ -205,9 +216,9 @@ async fn join(client: OnUpgrade, service: OnUpgrade) {
     tracing::debug!(?end, "upgraded stream ended");
 }
 
-fn bad_gateway(why: &str, reads: page::Reads) -> Response<PassedBody> {
+fn bad_gateway(why: &str, reads: page::Reads) -> Response<Answer> {
     let (content_type, text) = page::bad_gateway(why, reads);
-    let mut response = Response::new(Full::from(text).map_err(|never| match never {}).boxed_unsync());
+    let mut response = Response::new(Answer::of_ours(text));
     *response.status_mut() = StatusCode::BAD_GATEWAY;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));

@@ -1,20 +1,16 @@
 //! Answering what comes through a tunnel with an app: requests as they are, and the requests on connections.
 
+mod app;
 mod body;
 mod connection;
 mod pipe;
 mod upgrade;
 pub(crate) mod wire;
 
-use std::future::poll_fn;
+use std::{future::poll_fn, sync::Arc};
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::Body;
-use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
-use tokio::sync::{mpsc, watch};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::{BoxError, Service, ServiceExt, util::BoxCloneService};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tunnel_api::{PublicAddress, TunnelId};
 use tunnel_backends::carrier::RequestOffer;
 
@@ -24,6 +20,7 @@ use crate::{
     stream::{Offered, OfferedRequest},
 };
 
+pub(crate) use app::{AnswerBody, App};
 pub use body::RequestBody;
 pub(crate) use body::Whole;
 
@@ -36,9 +33,7 @@ pub struct ServedTunnel {
 }
 
 impl ServedTunnel {
-    pub(crate) fn start(held: Held, offers: mpsc::Receiver<Offered>, app: App) -> Self {
-        // It ends when the keeper has no more for it, which is after `held` is gone.
-        tokio::spawn(answer_all(offers, app, held.hang_up.clone()));
+    pub(crate) fn new(held: Held) -> Self {
         Self { held }
     }
 
@@ -81,75 +76,54 @@ impl ServedTunnel {
     }
 }
 
-/// What answers, of whatever type it was.
-#[derive(Clone)]
-pub(crate) struct App(BoxCloneService<Request<RequestBody>, Response<AnswerBody>, BoxError>);
-
-pub(crate) type AnswerBody = UnsyncBoxBody<Bytes, BoxError>;
-
-impl App {
-    pub(crate) fn new<S, B>(app: S) -> Self
-    where
-        S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
-        S::Error: Into<BoxError>,
-        S::Future: Send,
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
-        let boxed = |response: Response<B>| response.map(|body| body.map_err(Into::into).boxed_unsync());
-        Self(BoxCloneService::new(app.map_err(Into::into).map_response(boxed)))
-    }
-
-    /// Told who asks, as axum's `ConnectInfo` and on its own.
-    fn asked_by(self, peer: Option<Peer>) -> Self {
-        let Some(peer) = peer else { return self };
-        Self(BoxCloneService::new(self.0.map_request(move |mut request: Request<RequestBody>| {
-            request.extensions_mut().insert(peer);
-            request.extensions_mut().insert(axum::extract::ConnectInfo(peer));
-            request
-        })))
-    }
-
-    async fn answer(self, request: Request<RequestBody>) -> Result<Response<AnswerBody>, BoxError> {
-        self.0.oneshot(request).await
-    }
+/// An app, and what cuts off those whom it answers.
+pub(crate) struct Serving {
+    app: App,
+    hang_up: CancellationToken,
 }
 
-/// Each in a task of its own: as many as the session has streams, which the server was told.
-async fn answer_all(mut offers: mpsc::Receiver<Offered>, app: App, hang_up: CancellationToken) {
-    let clients = TaskTracker::new();
-    while let Some(offered) = offers.recv().await {
-        let (app, hang_up) = (app.clone(), hang_up.clone());
+impl Serving {
+    pub(crate) fn new(app: App, hang_up: CancellationToken) -> Arc<Self> {
+        Arc::new(Self { app, hang_up })
+    }
+
+    /// Answers it in a task of its own: there are as many as the session has streams, which the server was told. The keeper counts
+    /// them.
+    pub(crate) fn take(self: &Arc<Self>, offered: Offered) {
+        let serving = self.clone();
+        // Dropping what is left of either aborts it.
         match offered {
-            // Dropping what is left of either aborts it.
             Offered::Connection(connection) => {
-                let served = connection::serve(connection, app, hang_up.clone());
-                clients.spawn(hang_up.run_until_cancelled_owned(served));
+                tokio::spawn(async move {
+                    let Self { app, hang_up } = &*serving;
+                    let served = connection::serve(connection, app.clone(), hang_up.clone());
+                    hang_up.run_until_cancelled(served).await;
+                });
+            }
+            Offered::Request(OfferedRequest { offer, open }) if offer.protocol().is_some() => {
+                tokio::spawn(async move {
+                    upgrade::serve(offer, serving.app.clone(), &serving.hang_up).await;
+                    drop(open);
+                });
             }
             Offered::Request(OfferedRequest { offer, open }) => {
-                clients.spawn(async move {
-                    if offer.protocol().is_some() {
-                        upgrade::serve(offer, app, &hang_up).await;
-                    } else {
-                        hang_up.run_until_cancelled(answer(offer, app)).await;
-                    }
+                tokio::spawn(async move {
+                    serving.hang_up.run_until_cancelled(answer(offer, &serving.app)).await;
                     drop(open);
                 });
             }
         }
     }
-    clients.close();
-    clients.wait().await;
 }
 
 /// A panic of the app's ends the task, which aborts the request and nothing else.
-async fn answer(offer: RequestOffer, app: App) {
-    let app = app.asked_by(peer(&offer));
+async fn answer(offer: RequestOffer, app: &App) {
+    let peer = peer(&offer);
     let (request, mut responder) = offer.accept();
     let answered = tokio::select! {
         biased;
         () = poll_fn(|cx| responder.poll_gone(cx)) => return,
-        answered = app.answer(request.map(RequestBody::of_stream)) => answered,
+        answered = app.clone().answer(request.map(RequestBody::of_stream), peer) => answered,
     };
     let end = match answered {
         Ok(response) => responder.answer(response).await,

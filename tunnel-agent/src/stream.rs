@@ -2,6 +2,7 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     thread,
 };
@@ -9,12 +10,15 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    sync::mpsc,
 };
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tunnel_backends::{
     carrier::{ConnectionOffer, Declined, Offer, RequestOffer},
     relay::{BoxDuplex, Duplex},
 };
+
+use crate::serve::Serving;
 
 /// A client's connection, as it comes out of the tunnel.
 ///
@@ -84,6 +88,28 @@ impl Offered {
         match self {
             Self::Connection(connection) => Some(connection),
             Self::Request(_) => None,
+        }
+    }
+}
+
+/// Who takes them.
+#[derive(Clone)]
+pub(crate) enum Taker {
+    /// A listener, at its own pace.
+    Listener(mpsc::Sender<Offered>),
+    /// An app, at once and all.
+    App(Arc<Serving>),
+}
+
+impl Taker {
+    /// Whether it was taken. If not, nobody takes any more.
+    pub(crate) async fn take(&self, offered: Offered) -> bool {
+        match self {
+            Self::Listener(listener) => listener.send(offered).await.is_ok(),
+            Self::App(serving) => {
+                serving.take(offered);
+                true
+            }
         }
     }
 }

@@ -38,6 +38,11 @@ pub trait Incoming: Send {
     /// The next one; `None` when this dial-in has had all that it was for. Dropping the future may cost a client that has
     /// just come, who then sees a reset.
     async fn next(&mut self) -> Result<Option<Offer>, DialError>;
+
+    /// The next one, if it has come already: many come at once where many clients share a wire, and a wait for each costs.
+    fn next_there(&mut self) -> Option<Offer> {
+        None
+    }
 }
 
 /// What comes through a dial-in. Dropping it leaves it to another agent.

@@ -1,5 +1,6 @@
 use std::{
     convert::Infallible,
+    fmt::Write,
     sync::{Mutex, PoisonError},
     time::{Instant, SystemTime},
 };
@@ -86,28 +87,29 @@ impl Counts {
 async fn show(mut requests: Requests, counts: &Counts, screen: &Screen) -> Infallible {
     let mut so_far = counts.get();
     while let Some(first) = requests.next().await {
-        let (now, mut lines) = (seconds(SystemTime::now()), Vec::new());
+        let (now, mut lines, mut text) = (seconds(SystemTime::now()), 0, String::new());
         let mut next = Some(first);
         while let Some(news) = next {
-            let line = match news {
+            // A `String` takes all.
+            let _ = match news {
                 RequestNews::Ended(request) => {
                     so_far.clients += 1;
                     so_far.bytes_to_service += request.bytes_to_agent;
                     so_far.bytes_to_clients += request.bytes_to_client;
-                    Some(requests::line_of_one_host(&request, screen.has_colours()))
+                    writeln!(text, "{now}  {}", requests::line_of_one_host(&request, screen.has_colours()))
                 }
                 RequestNews::Missed(missed) => {
                     so_far.clients += missed;
-                    Some(format!("\u{2026} {} not shown", count(missed, "request")))
+                    writeln!(text, "{now}  \u{2026} {} not shown", count(missed, "request"))
                 }
-                _ => None,
+                _ => Ok(()),
             };
-            lines.extend(line.map(|line| format!("{now}  {line}")));
             // What has come with it is written with it.
-            next = requests.next().now_or_never().flatten().filter(|_| lines.len() < AT_ONCE);
+            lines += 1;
+            next = if lines < AT_ONCE { requests.next().now_or_never().flatten() } else { None };
         }
         counts.set(so_far);
-        screen.note(&lines.join("\n"));
+        screen.note(text.trim_end());
     }
     std::future::pending().await
 }

@@ -1,35 +1,63 @@
 //! A request as people read it: one line, with its status in the colour of its class.
 
+use std::fmt;
+
 use tunnel_api::{RequestEnded, StreamEnd};
 
-use super::units::{brief, bytes, printable};
+use super::units::{Brief, Bytes, Printable};
 
 /// `200 GET blog.localhost /path 3.4 ms, 1.2 kB`, and how it ended if that was not well. (When it was is told by whoever
 /// prints the line.)
 pub(crate) fn line(request: &RequestEnded, has_colours: bool) -> String {
-    written(request, &format!("{} ", printable(&request.host)), has_colours)
+    Line { request, shows_host: true, has_colours }.to_string()
 }
 
-/// The same for who sees one host's only.
-pub(crate) fn line_of_one_host(request: &RequestEnded, has_colours: bool) -> String {
-    written(request, "", has_colours)
+/// The same for who sees one host's only, to be written among others: there may be thousands a second.
+pub(crate) fn line_of_one_host(request: &RequestEnded, has_colours: bool) -> impl fmt::Display {
+    Line { request, shows_host: false, has_colours }
 }
 
-fn written(request: &RequestEnded, host: &str, has_colours: bool) -> String {
-    let RequestEnded { method, path, status, end, bytes_to_agent, bytes_to_client, duration, .. } = request;
-    let status = painted(*status, has_colours);
-    let [method, path] = [method, path].map(|text| printable(text));
-    let sent = if *bytes_to_agent == 0 { String::new() } else { format!("{} in, ", bytes(*bytes_to_agent)) };
-    let ended = how(*end).map(|how| format!("; {how}")).unwrap_or_default();
-    format!("{status} {method} {host}{path} {}, {sent}{} out{ended}", brief(*duration), bytes(*bytes_to_client))
+struct Line<'r> {
+    request: &'r RequestEnded,
+    shows_host: bool,
+    has_colours: bool,
 }
 
-fn painted(status: Option<u16>, has_colours: bool) -> String {
-    let (text, colour) = match status {
-        None => ("---".to_owned(), RED),
-        Some(status) => (status.to_string(), colour(status)),
-    };
-    if has_colours { format!("{colour}{text}{PLAIN}") } else { text }
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RequestEnded { method, host, path, status, end, bytes_to_agent, bytes_to_client, duration, .. } =
+            self.request;
+        write!(f, "{} {} ", Status(*status, self.has_colours), Printable(method))?;
+        if self.shows_host {
+            write!(f, "{} ", Printable(host))?;
+        }
+        write!(f, "{} {}, ", Printable(path), Brief(*duration))?;
+        if *bytes_to_agent > 0 {
+            write!(f, "{} in, ", Bytes(*bytes_to_agent))?;
+        }
+        write!(f, "{} out", Bytes(*bytes_to_client))?;
+        match how(*end) {
+            Some(how) => write!(f, "; {how}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Painted where there are colours.
+struct Status(Option<u16>, bool);
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(status, has_colours) = *self;
+        if has_colours {
+            f.write_str(status.map_or(RED, colour))?;
+        }
+        match status {
+            None => f.write_str("---")?,
+            Some(status) => write!(f, "{status}")?,
+        }
+        if has_colours { f.write_str(PLAIN) } else { Ok(()) }
+    }
 }
 
 fn colour(status: u16) -> &'static str {
@@ -83,7 +111,7 @@ mod tests {
     #[test]
     fn it_says_what_was_asked_and_what_came_of_it() {
         assert_eq!(line(&request(), false), "200 GET blog.localhost /path 3.4 ms, 1.2 kB out");
-        assert_eq!(line_of_one_host(&request(), false), "200 GET /path 3.4 ms, 1.2 kB out");
+        assert_eq!(line_of_one_host(&request(), false).to_string(), "200 GET /path 3.4 ms, 1.2 kB out");
         let upload = RequestEnded { bytes_to_agent: 34_000_000, method: "PUT".to_owned(), ..request() };
         assert_eq!(line(&upload, false), "200 PUT blog.localhost /path 3.4 ms, 34 MB in, 1.2 kB out");
     }
@@ -97,12 +125,12 @@ mod tests {
     #[test]
     fn each_class_of_status_has_its_colour() {
         let colours: Vec<_> = [Some(101), Some(204), Some(304), Some(404), Some(502), None]
-            .map(|status| painted(status, true))
+            .map(|status| Status(status, true).to_string())
             .into_iter()
             .collect();
         let expected = ["34m101", "32m204", "36m304", "33m404", "31m502", "31m---"];
         assert_eq!(colours, expected.map(|text| format!("\x1b[{text}\x1b[0m")));
-        assert_eq!(painted(Some(500), false), "500");
+        assert_eq!(Status(Some(500), false).to_string(), "500");
     }
 
     #[test]

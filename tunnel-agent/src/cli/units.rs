@@ -1,26 +1,39 @@
 //! Numbers, times and other people's text, as people read them.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 use prost_types::Timestamp;
 
 /// `999 B`, `1.2 kB`, `34 MB`.
 pub(crate) fn bytes(bytes: u64) -> String {
-    if bytes < 1000 {
-        return format!("{bytes} B");
-    }
-    let mut size = bytes as f64;
-    for unit in ["kB", "MB", "GB", "TB", "PB", "EB"] {
-        size /= 1000.0;
-        // Below 9.95 there is a digit after the point; what would be rounded to 1000 has another unit.
-        if size < 9.95 {
-            return format!("{size:.1} {unit}");
+    Bytes(bytes).to_string()
+}
+
+/// The same, to be written where a line is put together.
+pub(crate) struct Bytes(pub(crate) u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = self.0;
+        if bytes < 1000 {
+            return write!(f, "{bytes} B");
         }
-        if size < 999.5 {
-            return format!("{size:.0} {unit}");
+        let mut size = bytes as f64;
+        for unit in ["kB", "MB", "GB", "TB", "PB", "EB"] {
+            size /= 1000.0;
+            // Below 9.95 there is a digit after the point; what would be rounded to 1000 has another unit.
+            if size < 9.95 {
+                return write!(f, "{size:.1} {unit}");
+            }
+            if size < 999.5 {
+                return write!(f, "{size:.0} {unit}");
+            }
         }
+        write!(f, "{size:.0} EB")
     }
-    format!("{size:.0} EB")
 }
 
 /// `59s`, `3m`, `2h`, `5d`.
@@ -34,14 +47,18 @@ pub(crate) fn duration(duration: Duration) -> String {
 }
 
 /// `0.3 ms`, `34 ms`, `1.2 s`, `3m`: of what may be over in no time.
-pub(crate) fn brief(time: Duration) -> String {
-    let millis = time.as_secs_f64() * 1e3;
-    match millis {
-        ..9.95 => format!("{millis:.1} ms"),
-        ..999.5 => format!("{millis:.0} ms"),
-        ..9_950.0 => format!("{:.1} s", millis / 1e3),
-        ..59_500.0 => format!("{:.0} s", millis / 1e3),
-        _ => duration(time.max(Duration::from_secs(60))),
+pub(crate) struct Brief(pub(crate) Duration);
+
+impl fmt::Display for Brief {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = self.0.as_secs_f64() * 1e3;
+        match millis {
+            ..9.95 => write!(f, "{millis:.1} ms"),
+            ..999.5 => write!(f, "{millis:.0} ms"),
+            ..9_950.0 => write!(f, "{:.1} s", millis / 1e3),
+            ..59_500.0 => write!(f, "{:.0} s", millis / 1e3),
+            _ => f.write_str(&duration(self.0.max(Duration::from_secs(60)))),
+        }
     }
 }
 
@@ -64,8 +81,19 @@ pub(crate) fn seconds(time: SystemTime) -> String {
 
 /// Without what could drive a terminal, or show text in another order than it has.
 pub(crate) fn printable(text: &str) -> String {
-    let is_harmless = |c: char| !c.is_control() && !REORDERING.contains(&c);
-    text.chars().map(|c| if is_harmless(c) { c } else { '?' }).collect()
+    Printable(text).to_string()
+}
+
+/// The same, to be written where a line is put together.
+pub(crate) struct Printable<'t>(pub(crate) &'t str);
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_harmful = |c: char| c.is_control() || REORDERING.contains(&c);
+        let mut pieces = self.0.split(is_harmful);
+        f.write_str(pieces.next().unwrap_or_default())?;
+        pieces.try_for_each(|piece| write!(f, "?{piece}"))
+    }
 }
 
 /// Unicode's marks that change the direction of text, and its own line breaks.
@@ -115,7 +143,7 @@ mod tests {
             (59_501_000, "1m"),
             (7_200_000_000, "2h"),
         ] {
-            assert_eq!(brief(Duration::from_micros(micros)), text, "{micros}");
+            assert_eq!(Brief(Duration::from_micros(micros)).to_string(), text, "{micros}");
         }
     }
 

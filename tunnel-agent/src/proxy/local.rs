@@ -5,40 +5,35 @@ use std::{
     fmt,
     future::Future,
     io,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
-    time::Duration,
+    task::{Context, Poll},
 };
 
-use bytes::Bytes;
-use http::{Extensions, Request, Response, Uri, uri::Authority};
-use http_body::{Body, Frame, SizeHint};
+use http::{Request, Uri, uri::Authority};
 use hyper_util::{
-    client::legacy::{
-        Client, Error,
-        connect::{CaptureConnection, capture_connection},
-    },
+    client::legacy::{Client, Error},
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use tower::BoxError;
 
-use super::PassedBody;
+use super::{
+    answer::Answer,
+    connections::{Connections, IDLE, NotAnswered},
+    said::Said,
+};
 use crate::{
     Target,
     forward::{Service, what_to_check},
-    serve::{
-        Whole,
-        wire::{Fate, Wire},
-    },
+    serve::wire::Wire,
 };
 
 #[derive(Clone)]
 pub(super) struct Local {
     service: Arc<Service>,
     authority: Authority,
-    http1: Client<Connector, PassedBody>,
-    http2: Client<Connector, PassedBody>,
+    http1: Arc<Connections>,
+    http2: Client<Connector, Said>,
 }
 
 /// Why there is no answer.
@@ -52,19 +47,16 @@ pub(super) enum NoAnswer {
 impl Local {
     pub(super) fn at(target: Target) -> Self {
         let service = Arc::new(Service::new(target));
-        let client = |is_http2| {
-            Client::builder(TokioExecutor::new())
-                .timer(TokioTimer::new())
-                .pool_timer(TokioTimer::new())
-                .pool_idle_timeout(IDLE)
-                .pool_max_idle_per_host(MOST_IDLE)
-                .http2_only(is_http2)
-                .http2_initial_stream_window_size(WINDOW)
-                .http2_initial_connection_window_size(CONNECTION_WINDOW)
-                .set_host(false)
-                .build(Connector(service.clone()))
-        };
-        Self { authority: authority(service.target()), http1: client(false), http2: client(true), service }
+        let http2 = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .http2_only(true)
+            .http2_initial_stream_window_size(WINDOW)
+            .http2_initial_connection_window_size(CONNECTION_WINDOW)
+            .set_host(false)
+            .build(Connector(service.clone()));
+        Self { authority: authority(service.target()), http1: Arc::default(), http2, service }
     }
 
     /// What its `Host` would be.
@@ -74,102 +66,47 @@ impl Local {
 
     /// Sent again only where nothing of it was sent: on a connection that the service had closed meanwhile. Dropping the future, or the
     /// answer's body before its end, aborts the request.
-    pub(super) async fn ask(
-        &self,
-        mut request: Request<PassedBody>,
-        by_h2c: bool,
-    ) -> Result<Response<Answer>, NoAnswer> {
-        let client = if by_h2c { &self.http2 } else { &self.http1 };
-        // On HTTP/2 a reset is enough, and the connection is others' too.
-        let connection = (!by_h2c).then(|| capture_connection(&mut request));
-        let mut answered = pin!(client.request(request));
-        // Dropped before what it aborts, which would be closed in order otherwise.
-        let asking = Asking(connection);
-        let response = answered.as_mut().await.map_err(|error| no_answer(error, by_h2c))?;
-        let version = response.version();
-        Ok(response.map(|body| {
-            let mut answer = Answer { body: Whole::new(body, version), asking };
-            if answer.is_end_stream() {
-                // It is over, and its connection may be the next request's already.
-                answer.asking.0 = None;
-            }
-            answer
-        }))
-    }
-}
-
-/// A request that is being answered. Dropped before that is over, it aborts the connection, which hyper would close in order.
-struct Asking(Option<CaptureConnection>);
-
-impl Drop for Asking {
-    fn drop(&mut self) {
-        let Some(connection) = self.0.take() else { return };
-        let mut extras = Extensions::new();
-        if let Some(connection) = &*connection.connection_metadata() {
-            connection.get_extras(&mut extras);
+    pub(super) async fn ask(&self, request: Request<Said>, by_h2c: bool) -> Result<http::Response<Answer>, NoAnswer> {
+        if by_h2c {
+            let response = Box::pin(self.http2.request(request)).await.map_err(no_answer_by_h2c)?;
+            // A reset is enough, and the connection is others' too.
+            return Ok(response.map(Answer::by_http2));
         }
-        if let Some(fate) = extras.get::<Fate>() {
-            fate.cut();
+        match self.http1.ask(&self.service, request).await {
+            Ok((response, in_use)) => Ok(response.map(|body| Answer::by_http1(body, in_use))),
+            Err(NotAnswered::NotReached(error)) => Err(NoAnswer::OfService(what_to_check(&error).to_owned())),
+            Err(NotAnswered::Broken(error)) => Err(broken(error)),
         }
     }
 }
 
-/// The body of the service's answer.
-pub(super) struct Answer {
-    /// Dropped before the body, as above.
-    asking: Asking,
-    body: Whole,
-}
-
-impl Answer {
-    /// The connection is to be upgraded: its end is not the answer's.
-    pub(super) fn let_go(mut self) {
-        self.asking.0 = None;
-    }
-}
-
-impl Body for Answer {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if frame.is_none() || self.body.is_end_stream() {
-            self.asking.0 = None;
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-fn no_answer(error: Error, by_h2c: bool) -> NoAnswer {
-    let io = find::<io::Error>(&error);
-    if error.is_connect()
-        && let Some(io) = io
-    {
-        return NoAnswer::OfService(what_to_check(io).to_owned());
-    }
-    let hyper = find::<hyper::Error>(&error);
-    if hyper.is_some_and(hyper::Error::is_user) {
+fn broken(error: hyper::Error) -> NoAnswer {
+    if error.is_user() {
         return NoAnswer::OfClient(error.into());
     }
     tracing::debug!(%error, cause = error.source(), "no answer from the local service");
-    NoAnswer::OfService(match (by_h2c, hyper) {
-        (true, _) => {
-            "the local service does not answer in HTTP/2 without TLS (h2c); does it speak that there?".to_owned()
+    NoAnswer::OfService(
+        if error.is_parse() {
+            "what the local service answers is not HTTP/1.1; does it speak TLS there, or only HTTP/2?"
+        } else {
+            "the local service took the request and hung up without an answer; its own log may say why"
         }
-        (false, Some(hyper)) if hyper.is_parse() => {
-            "what the local service answers is not HTTP/1.1; does it speak TLS there, or only HTTP/2?".to_owned()
-        }
-        _ => "the local service took the request and hung up without an answer; its own log may say why".to_owned(),
-    })
+        .to_owned(),
+    )
+}
+
+fn no_answer_by_h2c(error: Error) -> NoAnswer {
+    if error.is_connect()
+        && let Some(io) = find::<io::Error>(&error)
+    {
+        return NoAnswer::OfService(what_to_check(io).to_owned());
+    }
+    if find::<hyper::Error>(&error).is_some_and(hyper::Error::is_user) {
+        return NoAnswer::OfClient(error.into());
+    }
+    tracing::debug!(%error, cause = error.source(), "no answer from the local service");
+    let why = "the local service does not answer in HTTP/2 without TLS (h2c); does it speak that there?";
+    NoAnswer::OfService(why.to_owned())
 }
 
 fn find<E: std::error::Error + 'static>(error: &Error) -> Option<&E> {
@@ -204,10 +141,6 @@ impl tower::Service<Uri> for Connector {
     }
 }
 
-/// Many services close what has been idle for 2 to 5 s, and a request that meets such an end fails. A new connection within one
-/// machine costs next to nothing.
-const IDLE: Duration = Duration::from_secs(1);
-
 /// What one client may have unread of an answer by HTTP/2.
 const WINDOW: u32 = 256 * 1024;
 
@@ -215,9 +148,6 @@ const WINDOW: u32 = 256 * 1024;
 /// connection as for a stream.) And of it the `h2` crate makes what it bears of small frames that are unread, a hundred at 64 KiB,
 /// beyond which it breaks everybody's connection.
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
-
-/// After a rush; each costs a descriptor on either side.
-const MOST_IDLE: usize = 256;
 
 impl fmt::Debug for Local {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

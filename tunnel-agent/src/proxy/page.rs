@@ -14,8 +14,8 @@ pub(super) enum Reads {
 
 impl Reads {
     pub(super) fn of(headers: &HeaderMap) -> Self {
-        let accepted: Vec<_> = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
-        let names = |what: &str| accepted.iter().any(|value| value.contains(what));
+        let accepted = || headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let names = |what: &str| accepted().any(|value| value.contains(what));
         match (names("text/html"), names("json")) {
             (true, _) => Self::Html,
             (_, true) => Self::Json,

@@ -20,11 +20,10 @@ pub(super) async fn serve(offered: OfferedConnection, app: App, hang_up: Cancell
     let peer = Peer { client_addr: offered.client_addr() };
     // It may have gone meanwhile.
     let Ok(stream) = offered.accept() else { return };
-    let app = app.asked_by(Some(peer));
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let version = request.version();
         let request = request.map(|body| RequestBody::of_connection(body, version));
-        answer(app.clone(), request)
+        answer(app.clone(), request, peer)
     });
     let wire = Wire::new(Box::new(stream)).until(hang_up);
     let fate = wire.fate();
@@ -38,8 +37,8 @@ pub(super) async fn serve(offered: OfferedConnection, app: App, hang_up: Cancell
     }
 }
 
-async fn answer(app: App, request: Request<RequestBody>) -> Result<Response<AnswerBody>, BoxError> {
-    Ok(announcing_trailers(app.answer(request).await?))
+async fn answer(app: App, request: Request<RequestBody>, peer: Peer) -> Result<Response<AnswerBody>, BoxError> {
+    app.answer(request, Some(peer)).await.map(announcing_trailers)
 }
 
 /// In HTTP/1.1 hyper says what follows an answer's body only if its head has announced it, and gRPC ends every answer so. (What a

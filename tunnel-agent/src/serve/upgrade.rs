@@ -22,14 +22,15 @@ use tunnel_backends::{
 };
 
 use super::{App, RequestBody, Whole, peer, pipe::pipe, wire::Wire};
+use crate::Peer;
 
 pub(super) async fn serve(offer: RequestOffer, app: App, hang_up: &CancellationToken) {
     let Some(protocol) = offer.protocol().map(str::to_owned) else { return };
-    let app = app.asked_by(peer(&offer));
+    let peer = peer(&offer);
     let (request, mut responder) = offer.accept();
     let Some(request) = as_http1(&request, &protocol) else { return };
     let (near, far) = pipe();
-    let app = AbortOnDropHandle::new(tokio::spawn(serve_one(Wire::new(Box::new(far)), app)));
+    let app = AbortOnDropHandle::new(tokio::spawn(serve_one(Wire::new(Box::new(far)), app, peer)));
     let asked = tokio::select! {
         biased;
         () = poll_fn(|cx| responder.poll_gone(cx)) => return,
@@ -54,10 +55,10 @@ pub(super) async fn serve(offer: RequestOffer, app: App, hang_up: &CancellationT
 }
 
 /// The app's end.
-async fn serve_one(wire: Wire, app: App) {
+async fn serve_one(wire: Wire, app: App, peer: Option<Peer>) {
     let fate = wire.fate();
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        app.clone().answer(request.map(|body| RequestBody::of_connection(body, http::Version::HTTP_11)))
+        app.clone().answer(request.map(|body| RequestBody::of_connection(body, http::Version::HTTP_11)), peer)
     });
     let mut http = hyper::server::conn::http1::Builder::new();
     let connection = http.keep_alive(false).serve_connection(TokioIo::new(wire), service).with_upgrades();

@@ -210,7 +210,7 @@ impl Drop for Wire {
 
 impl Connection for Wire {
     fn connected(&self) -> Connected {
-        Connected::new().extra(self.fate())
+        Connected::new()
     }
 }
 

@@ -240,6 +240,52 @@ async fn connections_are_used_again_and_one_that_was_closed_meanwhile_costs_no_r
 }
 
 #[tokio::test]
+async fn a_connection_is_used_again_after_trailers_and_closed_in_order_when_nobody_uses_it() {
+    let (service, target) = by_hand().await;
+    let (_rig, _served, mut session) = through(Proxy::to(target)).await;
+    let answered = async {
+        let (mut connection, _) = service.accept().await.unwrap();
+        head(&mut connection).await;
+        let trailed =
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: a\r\n\r\n2\r\nok\r\n0\r\na: b\r\n\r\n";
+        connection.write_all(trailed).await.unwrap();
+        head(&mut connection).await;
+        connection.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+        connection
+    };
+    let asked = async {
+        let (_, first) =
+            session.ask(Request::get("http://blog.localhost/").header("te", "trailers").body(()).unwrap(), "").await;
+        assert_eq!(first.end.unwrap().unwrap()["a"], "b");
+        assert_eq!(session.get("/").await, (204, String::new()));
+    };
+    let (mut connection, ()) = soon("all answers", async { tokio::join!(answered, asked) }).await;
+    assert_eq!(soon("an end", connection.read(&mut [0; 1])).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_connection_whose_service_answers_too_early_is_nobody_elses_until_it_has_heard_all() {
+    let (service, target) = by_hand().await;
+    let (_rig, _served, mut session) = through(Proxy::to(target)).await;
+    let (answer, mut say) = session.send(post("/"), false);
+    let (mut early, _) = service.accept().await.unwrap();
+    head(&mut early).await;
+    early.write_all(b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+    assert_eq!(soon("an answer", answer).await.unwrap().status(), StatusCode::PAYLOAD_TOO_LARGE);
+    let other = async {
+        let (mut connection, _) = service.accept().await.unwrap();
+        head(&mut connection).await;
+        connection.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+    };
+    let ((), answer) = soon("another answer", async { tokio::join!(other, session.get("/")) }).await;
+    assert_eq!(answer, (200, "ok".to_owned()));
+    say.send_data("all".into(), true).unwrap();
+    let mut heard = [0; 13];
+    soon("the rest", early.read_exact(&mut heard)).await.unwrap();
+    assert_eq!(&heard, b"3\r\nall\r\n0\r\n\r\n");
+}
+
+#[tokio::test]
 async fn an_upgrade_goes_through_to_the_service() {
     let (service, target) = by_hand().await;
     let (_rig, _served, mut session) = through(Proxy::to(target)).await;

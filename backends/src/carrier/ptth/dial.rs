@@ -217,6 +217,10 @@ impl Incoming for Session {
             Err(_) => Err(DialError::Failed(io::Error::other("the session's task is gone"))),
         }
     }
+
+    fn next_there(&mut self) -> Option<Offer> {
+        self.offers.try_recv().ok()
+    }
 }
 
 struct Driver {
