@@ -12,8 +12,9 @@ pub(crate) mod pages;
 mod upgrades;
 mod visit;
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{future::ready, sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use http::{
     Method, Request, Response, StatusCode, Uri, Version,
     header::{CONTENT_LENGTH, HOST, UPGRADE},
@@ -23,7 +24,6 @@ use http_body_util::Empty;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use tokio_util::task::TaskTracker;
-use tower::{ServiceExt, service_fn, util::BoxCloneSyncService};
 use tunnel_api::{Carry, ConnectionAddrs, StreamEnd};
 
 use self::{
@@ -35,7 +35,7 @@ use self::{
     visit::{AnswerBody, ClientBody, Visit},
 };
 use crate::{
-    door::{HttpBody, HttpService, Newcomer, Proxy, ServerName},
+    door::{HttpBody, HttpService, Introduced, Newcomer, Proxy},
     names::{Names, Spoken},
     upgraded::is_connection,
     uplink::{Answer, ClientInfo, NoAnswer, NoStream, StreamIo, Uplink},
@@ -72,20 +72,18 @@ impl Web {
     /// What answers at the door: the requests to tunnels' hosts here, all others by `http`.
     pub fn in_front_of(self, http: HttpService) -> HttpService {
         let web = Arc::new(self);
-        BoxCloneSyncService::new(service_fn(move |request: Request<Incoming>| {
-            let (web, http) = (web.clone(), http.clone());
-            async move {
-                match web.route(&request) {
-                    Ok(Some(guest)) => Ok::<_, Infallible>(web.serve(request, guest).await),
-                    Ok(None) => http.oneshot(request).await,
-                    Err(page) => Ok(page.answer(Reader::of(&request))),
-                }
+        HttpService::answering(move |request, introduced| {
+            let known = introduced.or_else(|| Introduced::of(request.extensions()));
+            match web.route(&request, known.as_ref()) {
+                Ok(Some(guest)) => web.clone().serve(request, guest).map(Ok).boxed(),
+                Ok(None) => http.answer(request, known),
+                Err(page) => ready(Ok(page.answer(Reader::of(&request)))).boxed(),
             }
-        }))
+        })
     }
 
     /// Whose a request is, if it is a tunnel's.
-    fn route(&self, request: &Request<Incoming>) -> Result<Option<Guest>, Page> {
+    fn route(&self, request: &Request<Incoming>, introduced: Option<&Introduced>) -> Result<Option<Guest>, Page> {
         let named = host::named(request).map_err(Page::Ambiguous)?;
         host::check_length(request.headers()).map_err(Page::Ambiguous)?;
         let Some(named) = named else { return Ok(None) };
@@ -96,25 +94,21 @@ impl Web {
         if tunnel.spoken == Spoken::Tls {
             return Err(Page::NotHttp(named.host.to_string()));
         }
-        let extensions = request.extensions();
-        let server_name = extensions.get::<ServerName>().and_then(|ServerName(name)| name.as_ref());
-        if server_name.is_some_and(|name| *name != named.host) {
+        // The door introduces every request.
+        let Some(introduced) = introduced else { return Ok(None) };
+        if introduced.server_name().is_some_and(|name| *name != named.host) {
             return Err(Page::Misdirected);
         }
-        // The door says both of every request.
-        let (Some(addrs), Some(newcomer)) = (extensions.get::<ConnectionAddrs>(), extensions.get::<Newcomer>()) else {
-            return Ok(None);
-        };
         Ok(Some(Guest {
             uplink: tunnel.uplink.clone(),
             named,
-            addrs: *addrs,
-            proxy: extensions.get::<Proxy>().copied(),
-            newcomer: newcomer.clone(),
+            addrs: introduced.addrs,
+            proxy: introduced.proxy,
+            newcomer: introduced.newcomer.clone(),
         }))
     }
 
-    async fn serve(&self, mut request: Request<Incoming>, guest: Guest) -> Response<HttpBody> {
+    async fn serve(self: Arc<Self>, mut request: Request<Incoming>, guest: Guest) -> Response<HttpBody> {
         let reader = Reader::of(&request);
         let visit = Visit::new(guest.uplink.clone(), &guest.named.host, guest.addrs.peer, &request);
         if let Err(page) = check(&request) {
@@ -127,7 +121,8 @@ impl Web {
         let going = Going { web: self, guest, visit, reader };
         match going.guest.uplink.carry() {
             Carry::Requests => going.request(request, upgrade).await,
-            Carry::Connections => going.connect(request, upgrade).await,
+            // Not on the stack of requests that go as they are: it is large.
+            Carry::Connections => going.connect(request, upgrade).boxed().await,
         }
     }
 }
@@ -181,14 +176,14 @@ fn check<B>(request: &Request<B>) -> Result<(), Page> {
 }
 
 /// A request on its way.
-struct Going<'w> {
-    web: &'w Web,
+struct Going {
+    web: Arc<Web>,
     guest: Guest,
     visit: Visit,
     reader: Reader,
 }
 
-impl Going<'_> {
+impl Going {
     /// As a request, where the wire to the agent is HTTP itself.
     async fn request(
         self,
