@@ -17,7 +17,7 @@ use std::{
 use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tunnel_api::{Carry, RequestEnded, StreamEnd, What};
+use tunnel_api::{Carry, StreamEnd, What};
 
 pub use self::asking::{Answer, AnswerBody, NoAnswer, UpgradedStream};
 pub(crate) use self::stream_io::StreamIo;
@@ -33,6 +33,7 @@ use crate::{
     presence::{Lifetime, Presence},
     quotas::{Counted, Permit, Refused, Share},
     relay::{Duplex, Pace, Progress, RelayEnd, RelayTimes, Side, relay},
+    requests::Ended,
     session::{BoxStream, Session},
     sessions::{Membership, Place, Sessions},
 };
@@ -172,7 +173,7 @@ impl Uplink {
     }
 
     /// Tells what became of a request.
-    pub(crate) fn tell_request(&self, request: RequestEnded) {
+    pub(crate) fn tell_request(&self, request: Ended<'_>) {
         self.0.news.tell_request(request);
     }
 

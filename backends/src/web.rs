@@ -18,7 +18,7 @@ use futures_util::FutureExt;
 use http::{
     Method, Request, Response, StatusCode, Uri, Version,
     header::{CONTENT_LENGTH, HOST, UPGRADE},
-    uri::PathAndQuery,
+    uri::{self, Authority, PathAndQuery, Scheme},
 };
 use http_body_util::Empty;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
@@ -28,7 +28,7 @@ use tunnel_api::{Carry, ConnectionAddrs, StreamEnd};
 
 use self::{
     connections::NotAsked,
-    headers::Asker,
+    headers::{Asker, Words},
     host::{Ambiguous, Named},
     pages::{Page, Reader},
     upgrades::Wanted,
@@ -36,9 +36,9 @@ use self::{
 };
 use crate::{
     door::{HttpBody, HttpService, Introduced, Newcomer, Proxy},
-    names::{Names, Spoken},
+    names::{self, Names, Spoken},
     upgraded::is_connection,
-    uplink::{Answer, ClientInfo, NoAnswer, NoStream, StreamIo, Uplink},
+    uplink::{Answer, ClientInfo, NoAnswer, NoStream, StreamIo},
 };
 
 /// What answers the requests to tunnels' hosts.
@@ -100,7 +100,7 @@ impl Web {
             return Err(Page::Misdirected);
         }
         Ok(Some(Guest {
-            uplink: tunnel.uplink.clone(),
+            tunnel,
             named,
             addrs: introduced.addrs,
             proxy: introduced.proxy,
@@ -110,7 +110,7 @@ impl Web {
 
     async fn serve(self: Arc<Self>, mut request: Request<Incoming>, guest: Guest) -> Response<HttpBody> {
         let reader = Reader::of(&request);
-        let visit = Visit::new(guest.uplink.clone(), &guest.named.host, guest.addrs.peer, &request);
+        let visit = Visit::new(guest.tunnel.clone(), guest.addrs.peer, &request);
         if let Err(page) = check(&request) {
             return refuse(visit, &page, StreamEnd::Finished, reader);
         }
@@ -119,7 +119,7 @@ impl Web {
         let body_patience = self.terms.body_patience;
         let request = ClientBody::new(request, visit.tally().clone(), guest.newcomer.clone(), body_patience);
         let going = Going { web: self, guest, visit, reader };
-        match going.guest.uplink.carry() {
+        match going.guest.tunnel.uplink.carry() {
             Carry::Requests => going.request(request, upgrade).await,
             // Not on the stack of requests that go as they are: it is large.
             Carry::Connections => going.connect(request, upgrade).boxed().await,
@@ -141,7 +141,7 @@ pub(crate) fn by_tls<B>(names: &Names, request: &Request<B>) -> Option<Response<
 
 /// A request that is a tunnel's.
 struct Guest {
-    uplink: Uplink,
+    tunnel: Arc<names::Named>,
     named: Named,
     addrs: ConnectionAddrs,
     proxy: Option<Proxy>,
@@ -190,16 +190,18 @@ impl Going {
         mut request: Request<ClientBody>,
         upgrade: Option<(Wanted, OnUpgrade)>,
     ) -> Response<HttpBody> {
-        let Guest { uplink, newcomer, .. } = &self.guest;
+        let Guest { tunnel, newcomer, .. } = &self.guest;
+        let uplink = &tunnel.uplink;
         let admitted = match uplink.admit(self.guest.client()) {
             Ok(admitted) => admitted,
             Err(why) => return self.refused(&why),
         };
         newcomer.welcome();
         let asker = self.guest.asker();
-        headers::to_agent(request.headers_mut(), &asker);
+        let mut words = Words::about(&asker);
         request.headers_mut().remove(HOST);
-        match whole_uri(&asker, request.uri()) {
+        headers::to_agent(request.headers_mut(), &asker, &mut words);
+        match whole_uri(&asker, request.uri(), &mut words) {
             Some(uri) => *request.uri_mut() = uri,
             None => return self.refuse(&Page::Ambiguous(UNREADABLE), StreamEnd::Finished),
         }
@@ -227,12 +229,14 @@ impl Going {
         mut request: Request<ClientBody>,
         upgrade: Option<(Wanted, OnUpgrade)>,
     ) -> Response<HttpBody> {
-        headers::to_agent(request.headers_mut(), &self.guest.asker());
+        let asker = self.guest.asker();
+        headers::to_agent(request.headers_mut(), &asker, &mut Words::about(&asker));
         request.headers_mut().insert(HOST, self.guest.named.said.clone());
         if let Some((wanted, _)) = &upgrade {
             wanted.ask(request.headers_mut());
         }
-        let Guest { uplink, newcomer, .. } = &self.guest;
+        let Guest { tunnel, newcomer, .. } = &self.guest;
+        let uplink = &tunnel.uplink;
         let mut answer = match connections::ask(uplink, self.guest.client(), request, newcomer, &self.web.tasks).await {
             Ok(answer) => answer,
             Err(NotAsked::NoStream(why)) => return self.refused(&why),
@@ -333,9 +337,13 @@ fn refuse(mut visit: Visit, page: &Page, end: StreamEnd, reader: Reader) -> Resp
 }
 
 /// What was asked for, as HTTP/2 has it.
-fn whole_uri(asker: &Asker<'_>, uri: &Uri) -> Option<Uri> {
+fn whole_uri(asker: &Asker<'_>, uri: &Uri, words: &mut Words) -> Option<Uri> {
     let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-    Uri::builder().scheme(asker.scheme()).authority(asker.named.said.as_bytes()).path_and_query(path).build().ok()
+    let mut parts = uri::Parts::default();
+    parts.scheme = Some(if asker.encrypted { Scheme::HTTPS } else { Scheme::HTTP });
+    parts.authority = Some(Authority::from_maybe_shared(words.repeat(asker.named.said.as_bytes())).ok()?);
+    parts.path_and_query = Some(path);
+    Uri::from_parts(parts).ok()
 }
 
 /// The stream below what an origin has agreed to.
