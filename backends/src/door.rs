@@ -22,35 +22,30 @@ mod pace;
 mod passthrough;
 mod room;
 mod serve;
+mod service;
 mod stay;
 
-use std::{convert::Infallible, error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
-use hyper::body::Incoming;
 use ipnet::IpNet;
 use tokio::{
     net::TcpListener,
     time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::util::BoxCloneSyncService;
 use tunnel_api::Host;
 
 use self::accept::{Hall, accept};
 use crate::{acceptor::Acceptor, meters::Meters, names::Names, tls::ServerTls};
 
 pub use encryption::Encryption;
+pub(crate) use introduce::Introduced;
 pub(crate) use lent::connection_of;
 pub use lent::taken_over;
 pub use lobby::Newcomer;
-
-/// What answers HTTP at the door. Requests carry [`ConnectionAddrs`](tunnel_api::ConnectionAddrs), [`Arrival`] and a [`Newcomer`]
-/// in their extensions, by TLS a [`ServerName`], and a [`PeerCertificate`] where the peer has shown one. It says of requests that it lets through that they are
-/// [accepted](Newcomer::accept); a connection none of whose requests ever is counts as waiting, and goes.
-pub type HttpService = BoxCloneSyncService<Request<Incoming>, Response<HttpBody>, Infallible>;
+pub use service::HttpService;
 
 /// The bodies of its answers.
 pub type HttpBody = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;

@@ -10,11 +10,11 @@ use std::{
 };
 
 use tokio::sync::broadcast;
-use tunnel_api::{Owner, RequestEnded, TunnelEvent, TunnelId, TunnelName, What};
+use tunnel_api::{Owner, TunnelEvent, TunnelId, TunnelName, What};
 
 use crate::{
     meters::{Meters, stream_end},
-    requests::{AccessLog, RequestWatchers, Requests},
+    requests::{AccessLog, Ended, RequestWatchers, Requests},
     watch::Interest,
 };
 
@@ -90,27 +90,27 @@ impl TunnelNews {
     }
 
     /// Tells of a request, in the log and to whoever watches requests. Its path may have a query.
-    pub(crate) fn tell_request(&self, request: RequestEnded) {
+    pub(crate) fn tell_request(&self, request: Ended<'_>) {
         let Events { requests, meters, access_log, .. } = &self.events;
-        meters.request_ended(&request);
+        meters.request_ended(request.status, request.end, request.first_byte);
         let request = access_log.of(request);
         if access_log.enabled {
             self.log(&request);
         }
-        requests.tell(&self.about, meters, || self.told(What::RequestEnded(Box::new(request))));
+        requests.tell(&self.about, meters, || self.told(What::RequestEnded(Box::new(request.into()))));
     }
 
     /// Of what clients choose freely nothing is written as it is: texts are quoted, and control characters escaped.
-    fn log(&self, request: &RequestEnded) {
+    fn log(&self, request: &Ended<'_>) {
         // To the microsecond.
         let millis = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
         tracing::info!(
             target: "access",
             { tunnel.id = %self.about.id,
             client.addr = %request.client,
-            method = request.method,
-            host = request.host,
-            path = request.path,
+            method = &*request.method,
+            host = &*request.host,
+            path = &*request.path,
             status = request.status,
             end = stream_end(request.end),
             bytes.to_agent = request.bytes_to_agent,

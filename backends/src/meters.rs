@@ -12,7 +12,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
-use tunnel_api::{CloseReason, RequestEnded, StreamEnd};
+use tunnel_api::{CloseReason, StreamEnd};
 
 use crate::uplink::NoStream;
 
@@ -185,10 +185,10 @@ impl Meters {
         self.streams_taken.observe(after.as_secs_f64());
     }
 
-    pub(crate) fn request_ended(&self, request: &RequestEnded) {
-        let labels = [("status", status_class(request.status)), ("end", stream_end(request.end))];
+    pub(crate) fn request_ended(&self, status: Option<u16>, end: StreamEnd, answered_after: Option<Duration>) {
+        let labels = [("status", status_class(status)), ("end", stream_end(end))];
         self.requests.get_or_create(&labels).inc();
-        if let Some(after) = request.first_byte {
+        if let Some(after) = answered_after {
             self.answers.observe(after.as_secs_f64());
         }
     }

@@ -41,6 +41,8 @@ use std::{
     time::Duration,
 };
 
+#[cfg(feature = "serve")]
+use futures_util::task::AtomicWaker;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -92,9 +94,23 @@ pub async fn relay<C: Duplex, A: Duplex>(
 pub struct Progress {
     to_agent: AtomicU64,
     to_client: AtomicU64,
+    /// Who waits for more of what no relay copies.
+    #[cfg(feature = "serve")]
+    waiting: AtomicWaker,
 }
 
 impl Progress {
+    /// To be woken when the stream has been aborted elsewhere, or its tunnel is over: there is one who is.
+    #[cfg(feature = "serve")]
+    pub(crate) fn wake_when_over(&self, cx: &Context<'_>) {
+        self.waiting.register(cx.waker());
+    }
+
+    #[cfg(feature = "serve")]
+    pub(crate) fn wake(&self) {
+        self.waiting.wake();
+    }
+
     /// Bytes from the client that the agent's side has taken.
     pub fn to_agent(&self) -> u64 {
         self.to_agent.load(Ordering::Relaxed)

@@ -3,7 +3,9 @@
 //! watches, a request costs nothing here; other owners' watchers do not count.
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, VecDeque},
+    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicUsize, Ordering},
@@ -12,7 +14,7 @@ use std::{
 };
 
 use tokio::{sync::Notify, time::sleep};
-use tunnel_api::{Owner, RequestEnded, TunnelEvent, What};
+use tunnel_api::{Owner, RequestEnded, StreamEnd, TunnelEvent, What};
 
 use crate::{
     events::{Identity, Told},
@@ -37,16 +39,58 @@ impl Default for AccessLog {
 
 impl AccessLog {
     /// A request as it is told: with no more of it than is wanted, and no longer than may be held.
-    pub(crate) fn of(self, mut request: RequestEnded) -> RequestEnded {
-        if !self.query
-            && let Some(end) = request.path.find('?')
-        {
-            request.path.truncate(end);
+    pub(crate) fn of(self, request: Ended<'_>) -> Ended<'_> {
+        let path = if self.query { request.path } else { without_query(request.path) };
+        Ended { method: cut(request.method, METHOD), host: cut(request.host, HOST), path: cut(path, PATH), ..request }
+    }
+}
+
+/// A request that has ended, in the words of whoever has it: [`RequestEnded`] has its own, which only those who watch need.
+#[derive(Debug)]
+pub(crate) struct Ended<'a> {
+    pub(crate) client: SocketAddr,
+    pub(crate) method: Cow<'a, str>,
+    pub(crate) host: Cow<'a, str>,
+    pub(crate) path: Cow<'a, str>,
+    pub(crate) status: Option<u16>,
+    pub(crate) end: StreamEnd,
+    pub(crate) bytes_to_agent: u64,
+    pub(crate) bytes_to_client: u64,
+    pub(crate) first_byte: Option<Duration>,
+    pub(crate) duration: Duration,
+}
+
+impl From<Ended<'_>> for RequestEnded {
+    fn from(ended: Ended<'_>) -> Self {
+        Self {
+            client: ended.client,
+            method: ended.method.into_owned(),
+            host: ended.host.into_owned(),
+            path: ended.path.into_owned(),
+            status: ended.status,
+            end: ended.end,
+            bytes_to_agent: ended.bytes_to_agent,
+            bytes_to_client: ended.bytes_to_client,
+            first_byte: ended.first_byte,
+            duration: ended.duration,
         }
-        cut(&mut request.method, METHOD);
-        cut(&mut request.host, HOST);
-        cut(&mut request.path, PATH);
-        request
+    }
+}
+
+fn without_query(path: Cow<'_, str>) -> Cow<'_, str> {
+    match path.find('?') {
+        Some(end) => shortened(path, end),
+        None => path,
+    }
+}
+
+fn shortened(text: Cow<'_, str>, end: usize) -> Cow<'_, str> {
+    match text {
+        Cow::Borrowed(text) => Cow::Borrowed(&text[..end]),
+        Cow::Owned(mut text) => {
+            text.truncate(end);
+            Cow::Owned(text)
+        }
     }
 }
 
@@ -195,12 +239,12 @@ impl Drop for Requests {
     }
 }
 
-fn cut(text: &mut String, most: usize) {
-    if text.len() > most {
-        let end = (0..=most).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-        text.truncate(end);
-        text.push('…');
+fn cut(text: Cow<'_, str>, most: usize) -> Cow<'_, str> {
+    if text.len() <= most {
+        return text;
     }
+    let end = (0..=most).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    Cow::Owned(format!("{}…", &text[..end]))
 }
 
 /// How many requests a watcher may be behind. One is some 300 bytes and its path, which all watchers share: 1.6 MB at the
@@ -217,17 +261,17 @@ const METHOD: usize = 32;
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use tunnel_api::{StreamEnd, WatchFilter};
+    use tunnel_api::WatchFilter;
 
     use super::*;
     use crate::tunnels::Scope;
 
-    pub(crate) fn request(path: &str) -> RequestEnded {
-        RequestEnded {
+    pub(crate) fn request(path: &str) -> Ended<'_> {
+        Ended {
             client: ([127, 0, 0, 1], 1234).into(),
-            method: "GET".to_owned(),
-            host: "blog.localhost".to_owned(),
-            path: path.to_owned(),
+            method: "GET".into(),
+            host: "blog.localhost".into(),
+            path: path.into(),
             status: Some(200),
             end: StreamEnd::Finished,
             bytes_to_agent: 0,
@@ -240,13 +284,13 @@ pub(crate) mod tests {
     #[test]
     fn a_query_is_told_only_where_that_is_wanted() {
         let of = |query| AccessLog { enabled: true, query }.of(request("/login?token=secret?")).path;
-        assert_eq!((of(false).as_str(), of(true).as_str()), ("/login", "/login?token=secret?"));
+        assert_eq!((&*of(false), &*of(true)), ("/login", "/login?token=secret?"));
     }
 
     #[test]
     fn what_a_client_chooses_is_held_up_to_a_length() {
-        let request = RequestEnded { method: "M".repeat(99), host: "h".repeat(999), ..request(&"/ä".repeat(9999)) };
-        let told = AccessLog::default().of(request);
+        let (method, host, path) = ("M".repeat(99), "h".repeat(999), "/ä".repeat(9999));
+        let told = AccessLog::default().of(Ended { method: (&method).into(), host: (&host).into(), ..request(&path) });
         assert_eq!((told.method.len(), told.host.len()), (METHOD + '…'.len_utf8(), HOST + '…'.len_utf8()));
         assert!(told.path.len() <= PATH + '…'.len_utf8() && told.path.ends_with("/…"), "{}", told.path);
     }

@@ -2,6 +2,7 @@
 
 mod account;
 mod asking;
+mod milestone;
 mod opening;
 mod seeking;
 mod stream_io;
@@ -16,13 +17,13 @@ use std::{
 
 use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
-use tokio_util::sync::CancellationToken;
-use tunnel_api::{Carry, RequestEnded, StreamEnd, What};
+use tunnel_api::{Carry, StreamEnd, What};
 
 pub use self::asking::{Answer, AnswerBody, NoAnswer, UpgradedStream};
 pub(crate) use self::stream_io::StreamIo;
 use self::{
     account::{Account, Totals},
+    milestone::Milestone,
     opening::{AfterHeard, Opening},
     seeking::Seeking,
 };
@@ -33,6 +34,7 @@ use crate::{
     presence::{Lifetime, Presence},
     quotas::{Counted, Permit, Refused, Share},
     relay::{Duplex, Pace, Progress, RelayEnd, RelayTimes, Side, relay},
+    requests::Ended,
     session::{BoxStream, Session},
     sessions::{Membership, Place, Sessions},
 };
@@ -58,8 +60,8 @@ struct Inner {
     share: Share,
     pace: Pace,
     totals: Totals,
-    retired: CancellationToken,
-    ended: CancellationToken,
+    retired: Milestone,
+    ended: Milestone,
 }
 
 /// What an uplink is held to.
@@ -125,8 +127,8 @@ impl Uplink {
             pace: share.pace(),
             share,
             totals: Totals::default(),
-            retired: CancellationToken::new(),
-            ended: CancellationToken::new(),
+            retired: Milestone::default(),
+            ended: Milestone::default(),
         }))
     }
 
@@ -172,13 +174,13 @@ impl Uplink {
     }
 
     /// Tells what became of a request.
-    pub(crate) fn tell_request(&self, request: RequestEnded) {
+    pub(crate) fn tell_request(&self, request: Ended<'_>) {
         self.0.news.tell_request(request);
     }
 
     /// Resolves when the tunnel takes no more clients and no more agents: listeners should close.
     pub async fn retired(&self) {
-        self.0.retired.cancelled().await;
+        self.0.retired.token().cancelled().await;
     }
 
     fn count_refused<T>(&self, admitted: Result<T, NoStream>) -> Result<T, NoStream> {
@@ -222,7 +224,7 @@ impl Uplink {
 
     /// Whether it takes no more clients and no more agents.
     pub fn is_retired(&self) -> bool {
-        self.0.retired.is_cancelled()
+        self.0.retired.is_passed()
     }
 
     /// Somebody dialled in who may not. Counted, and said once a tunnel: whoever runs the agent has to know that its
@@ -257,14 +259,15 @@ impl Uplink {
 
     /// No more clients and no more agents; what runs goes on.
     pub(crate) fn retire(&self) {
-        self.0.retired.cancel();
+        self.0.retired.pass();
     }
 
     /// What runs is aborted.
     pub(crate) fn end(&self) {
         self.0.sessions.close_books();
         self.retire();
-        self.0.ended.cancel();
+        self.0.ended.pass();
+        self.0.totals.wake_all();
     }
 
     pub(crate) fn counts(&self) -> UplinkCounts {
@@ -331,7 +334,8 @@ impl OpenStream {
         let Self { mut opening, client: who, account, since, heard } = self;
         let inner = &*account.uplink.0;
         let run = async |stream: &mut dyn Duplex| {
-            let relayed = relay(client, stream, &account.progress, &inner.pace, &inner.terms.relay, &inner.ended).await;
+            let relayed =
+                relay(client, stream, &account.progress, &inner.pace, &inner.terms.relay, inner.ended.token()).await;
             let end = stream_end(relayed);
             inner.tell_end(&account, who, end, since);
             end
@@ -369,7 +373,7 @@ impl Inner {
 
     /// A stream may take its time to go. When the tunnel is over nobody waits for it.
     async fn unless_ended(&self, gone: impl Future<Output = ()>) {
-        self.ended.run_until_cancelled(gone).await;
+        self.ended.token().run_until_cancelled(gone).await;
     }
 }
 

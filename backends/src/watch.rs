@@ -163,7 +163,7 @@ mod tests {
     }
 
     fn told(path: &str) -> What {
-        What::RequestEnded(Box::new(request(path)))
+        What::RequestEnded(Box::new(request(path).into()))
     }
 
     fn closed() -> What {

@@ -12,33 +12,33 @@ pub(crate) mod pages;
 mod upgrades;
 mod visit;
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{future::ready, sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use http::{
     Method, Request, Response, StatusCode, Uri, Version,
     header::{CONTENT_LENGTH, HOST, UPGRADE},
-    uri::PathAndQuery,
+    uri::{self, Authority, PathAndQuery, Scheme},
 };
 use http_body_util::Empty;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use tokio_util::task::TaskTracker;
-use tower::{ServiceExt, service_fn, util::BoxCloneSyncService};
 use tunnel_api::{Carry, ConnectionAddrs, StreamEnd};
 
 use self::{
     connections::NotAsked,
-    headers::Asker,
+    headers::{Asker, Words},
     host::{Ambiguous, Named},
     pages::{Page, Reader},
     upgrades::Wanted,
     visit::{AnswerBody, ClientBody, Visit},
 };
 use crate::{
-    door::{HttpBody, HttpService, Newcomer, Proxy, ServerName},
-    names::{Names, Spoken},
+    door::{HttpBody, HttpService, Introduced, Newcomer, Proxy},
+    names::{self, Names, Spoken},
     upgraded::is_connection,
-    uplink::{Answer, ClientInfo, NoAnswer, NoStream, StreamIo, Uplink},
+    uplink::{Answer, ClientInfo, NoAnswer, NoStream, StreamIo},
 };
 
 /// What answers the requests to tunnels' hosts.
@@ -72,20 +72,18 @@ impl Web {
     /// What answers at the door: the requests to tunnels' hosts here, all others by `http`.
     pub fn in_front_of(self, http: HttpService) -> HttpService {
         let web = Arc::new(self);
-        BoxCloneSyncService::new(service_fn(move |request: Request<Incoming>| {
-            let (web, http) = (web.clone(), http.clone());
-            async move {
-                match web.route(&request) {
-                    Ok(Some(guest)) => Ok::<_, Infallible>(web.serve(request, guest).await),
-                    Ok(None) => http.oneshot(request).await,
-                    Err(page) => Ok(page.answer(Reader::of(&request))),
-                }
+        HttpService::answering(move |request, introduced| {
+            let known = introduced.or_else(|| Introduced::of(request.extensions()));
+            match web.route(&request, known.as_ref()) {
+                Ok(Some(guest)) => web.clone().serve(request, guest).map(Ok).boxed(),
+                Ok(None) => http.answer(request, known),
+                Err(page) => ready(Ok(page.answer(Reader::of(&request)))).boxed(),
             }
-        }))
+        })
     }
 
     /// Whose a request is, if it is a tunnel's.
-    fn route(&self, request: &Request<Incoming>) -> Result<Option<Guest>, Page> {
+    fn route(&self, request: &Request<Incoming>, introduced: Option<&Introduced>) -> Result<Option<Guest>, Page> {
         let named = host::named(request).map_err(Page::Ambiguous)?;
         host::check_length(request.headers()).map_err(Page::Ambiguous)?;
         let Some(named) = named else { return Ok(None) };
@@ -96,27 +94,23 @@ impl Web {
         if tunnel.spoken == Spoken::Tls {
             return Err(Page::NotHttp(named.host.to_string()));
         }
-        let extensions = request.extensions();
-        let server_name = extensions.get::<ServerName>().and_then(|ServerName(name)| name.as_ref());
-        if server_name.is_some_and(|name| *name != named.host) {
+        // The door introduces every request.
+        let Some(introduced) = introduced else { return Ok(None) };
+        if introduced.server_name().is_some_and(|name| *name != named.host) {
             return Err(Page::Misdirected);
         }
-        // The door says both of every request.
-        let (Some(addrs), Some(newcomer)) = (extensions.get::<ConnectionAddrs>(), extensions.get::<Newcomer>()) else {
-            return Ok(None);
-        };
         Ok(Some(Guest {
-            uplink: tunnel.uplink.clone(),
+            tunnel,
             named,
-            addrs: *addrs,
-            proxy: extensions.get::<Proxy>().copied(),
-            newcomer: newcomer.clone(),
+            addrs: introduced.addrs,
+            proxy: introduced.proxy,
+            newcomer: introduced.newcomer.clone(),
         }))
     }
 
-    async fn serve(&self, mut request: Request<Incoming>, guest: Guest) -> Response<HttpBody> {
+    async fn serve(self: Arc<Self>, mut request: Request<Incoming>, guest: Guest) -> Response<HttpBody> {
         let reader = Reader::of(&request);
-        let visit = Visit::new(guest.uplink.clone(), &guest.named.host, guest.addrs.peer, &request);
+        let visit = Visit::new(guest.tunnel.clone(), guest.addrs.peer, &request);
         if let Err(page) = check(&request) {
             return refuse(visit, &page, StreamEnd::Finished, reader);
         }
@@ -125,9 +119,10 @@ impl Web {
         let body_patience = self.terms.body_patience;
         let request = ClientBody::new(request, visit.tally().clone(), guest.newcomer.clone(), body_patience);
         let going = Going { web: self, guest, visit, reader };
-        match going.guest.uplink.carry() {
+        match going.guest.tunnel.uplink.carry() {
             Carry::Requests => going.request(request, upgrade).await,
-            Carry::Connections => going.connect(request, upgrade).await,
+            // Not on the stack of requests that go as they are: it is large.
+            Carry::Connections => going.connect(request, upgrade).boxed().await,
         }
     }
 }
@@ -146,7 +141,7 @@ pub(crate) fn by_tls<B>(names: &Names, request: &Request<B>) -> Option<Response<
 
 /// A request that is a tunnel's.
 struct Guest {
-    uplink: Uplink,
+    tunnel: Arc<names::Named>,
     named: Named,
     addrs: ConnectionAddrs,
     proxy: Option<Proxy>,
@@ -181,30 +176,32 @@ fn check<B>(request: &Request<B>) -> Result<(), Page> {
 }
 
 /// A request on its way.
-struct Going<'w> {
-    web: &'w Web,
+struct Going {
+    web: Arc<Web>,
     guest: Guest,
     visit: Visit,
     reader: Reader,
 }
 
-impl Going<'_> {
+impl Going {
     /// As a request, where the wire to the agent is HTTP itself.
     async fn request(
         self,
         mut request: Request<ClientBody>,
         upgrade: Option<(Wanted, OnUpgrade)>,
     ) -> Response<HttpBody> {
-        let Guest { uplink, newcomer, .. } = &self.guest;
+        let Guest { tunnel, newcomer, .. } = &self.guest;
+        let uplink = &tunnel.uplink;
         let admitted = match uplink.admit(self.guest.client()) {
             Ok(admitted) => admitted,
             Err(why) => return self.refused(&why),
         };
         newcomer.welcome();
         let asker = self.guest.asker();
-        headers::to_agent(request.headers_mut(), &asker);
+        let mut words = Words::about(&asker);
         request.headers_mut().remove(HOST);
-        match whole_uri(&asker, request.uri()) {
+        headers::to_agent(request.headers_mut(), &asker, &mut words);
+        match whole_uri(&asker, request.uri(), &mut words) {
             Some(uri) => *request.uri_mut() = uri,
             None => return self.refuse(&Page::Ambiguous(UNREADABLE), StreamEnd::Finished),
         }
@@ -232,12 +229,14 @@ impl Going<'_> {
         mut request: Request<ClientBody>,
         upgrade: Option<(Wanted, OnUpgrade)>,
     ) -> Response<HttpBody> {
-        headers::to_agent(request.headers_mut(), &self.guest.asker());
+        let asker = self.guest.asker();
+        headers::to_agent(request.headers_mut(), &asker, &mut Words::about(&asker));
         request.headers_mut().insert(HOST, self.guest.named.said.clone());
         if let Some((wanted, _)) = &upgrade {
             wanted.ask(request.headers_mut());
         }
-        let Guest { uplink, newcomer, .. } = &self.guest;
+        let Guest { tunnel, newcomer, .. } = &self.guest;
+        let uplink = &tunnel.uplink;
         let mut answer = match connections::ask(uplink, self.guest.client(), request, newcomer, &self.web.tasks).await {
             Ok(answer) => answer,
             Err(NotAsked::NoStream(why)) => return self.refused(&why),
@@ -338,9 +337,13 @@ fn refuse(mut visit: Visit, page: &Page, end: StreamEnd, reader: Reader) -> Resp
 }
 
 /// What was asked for, as HTTP/2 has it.
-fn whole_uri(asker: &Asker<'_>, uri: &Uri) -> Option<Uri> {
+fn whole_uri(asker: &Asker<'_>, uri: &Uri, words: &mut Words) -> Option<Uri> {
     let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-    Uri::builder().scheme(asker.scheme()).authority(asker.named.said.as_bytes()).path_and_query(path).build().ok()
+    let mut parts = uri::Parts::default();
+    parts.scheme = Some(if asker.encrypted { Scheme::HTTPS } else { Scheme::HTTP });
+    parts.authority = Some(Authority::from_maybe_shared(words.repeat(asker.named.said.as_bytes())).ok()?);
+    parts.path_and_query = Some(path);
+    Uri::from_parts(parts).ok()
 }
 
 /// The stream below what an origin has agreed to.

@@ -13,7 +13,7 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
-use tower::{service_fn, util::BoxCloneSyncService};
+use tower::service_fn;
 use tunnel_api::{
     ConnectionAddrs,
     tls::{ClientCertificate, ClientTls, Trust, certificates},
@@ -27,7 +27,7 @@ use tunnel_backends::{
 
 /// Answers with what it is told of the connection.
 fn tells() -> HttpService {
-    BoxCloneSyncService::new(service_fn(async |request: Request<Incoming>| {
+    HttpService::new(service_fn(async |request: Request<Incoming>| {
         let addrs = request.extensions().get::<ConnectionAddrs>().expect("the connection's addresses");
         let certificate = request.extensions().get::<PeerCertificate>().map(|PeerCertificate(der)| der.len());
         let told = format!("encrypted: {}, certificate: {certificate:?}", addrs.encrypted);

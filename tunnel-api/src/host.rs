@@ -1,4 +1,5 @@
 use std::{
+    borrow::Cow,
     fmt,
     net::{IpAddr, Ipv6Addr},
     str::FromStr,
@@ -25,6 +26,14 @@ impl Host {
         match self.0 {
             Inner::Ip(ip) => Some(ip),
             Inner::Name(_) => None,
+        }
+    }
+
+    /// The host as it is written.
+    pub fn text(&self) -> Cow<'_, str> {
+        match &self.0 {
+            Inner::Name(name) => Cow::Borrowed(name),
+            Inner::Ip(_) => Cow::Owned(self.to_string()),
         }
     }
 

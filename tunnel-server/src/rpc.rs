@@ -16,7 +16,7 @@ use axum::{
 use http_body_util::BodyExt;
 use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
-use tower::{ServiceBuilder, util::BoxCloneSyncService};
+use tower::ServiceBuilder;
 use tunnel_api::{
     TunnelBackend,
     rpc::{FILE_DESCRIPTOR_SET, SERVICE_NAME, TunnelService},
@@ -52,7 +52,7 @@ pub(crate) async fn build(
         .layer(middleware::from_fn(web::translate))
         .layer(middleware::from_fn_with_state(own, pages::keep_out));
     let service = ServiceBuilder::new().map_response(|response: Response| response.map(body)).service(router);
-    (BoxCloneSyncService::new(service), health_lever)
+    (HttpService::new(service), health_lever)
 }
 
 /// What health checks are told.

@@ -9,23 +9,23 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{FutureExt, future::BoxFuture};
+use futures_util::FutureExt;
 use http::{
-    Method, Request, Response, StatusCode,
+    Extensions, Method, Request, Response, StatusCode,
     header::{self, AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION},
 };
 use http_body::{Body, Frame, SizeHint};
 use hyper::{body::Incoming, service::Service};
 use ipnet::IpNet;
 use tokio::time::{Instant, sleep_until};
-use tower::ServiceExt;
-use tunnel_api::ConnectionAddrs;
+use tunnel_api::{ConnectionAddrs, Host};
 
 use super::{
     Arrival, HttpBody, HttpService, PeerCertificate, Proxy, ServerName, encryption,
     forwarded::{is_trusted, origin},
     lobby::Newcomer,
     pace::{Pace, REQUEST},
+    service::Answering,
     stay::{Stay, UnderWay},
 };
 use crate::{names::Names, web};
@@ -38,8 +38,7 @@ pub(super) struct Introduce {
     trusted_proxies: Arc<[IpNet]>,
     stay: Arc<Stay>,
     newcomer: Newcomer,
-    certificate: Option<PeerCertificate>,
-    server_name: Option<ServerName>,
+    by_tls: Arc<ByTls>,
     /// It had to be encrypted, and is not: nothing else about it matters.
     is_refused: bool,
     /// Whose requests are sent on to where they are encrypted.
@@ -59,29 +58,12 @@ impl Introduce {
         newcomer: Newcomer,
     ) -> Self {
         let asked = AtomicBool::new(false);
-        let (certificate, server_name, is_refused, names, pace) = (None, None, false, None, None);
-        Self {
-            inner,
-            addrs,
-            arrival,
-            trusted_proxies,
-            stay,
-            newcomer,
-            certificate,
-            server_name,
-            is_refused,
-            names,
-            asked,
-            pace,
-        }
+        let (by_tls, is_refused, names, pace) = (Arc::default(), false, None, None);
+        Self { inner, addrs, arrival, trusted_proxies, stay, newcomer, by_tls, is_refused, names, asked, pace }
     }
 
-    pub(super) fn with_certificate(self, certificate: Option<PeerCertificate>) -> Self {
-        Self { certificate, ..self }
-    }
-
-    pub(super) fn with_server_name(self, server_name: Option<ServerName>) -> Self {
-        Self { server_name, ..self }
+    pub(super) fn with(self, certificate: Option<PeerCertificate>, server_name: Option<ServerName>) -> Self {
+        Self { by_tls: Arc::new(ByTls { certificate, server_name }), ..self }
     }
 
     pub(super) fn refusing_all_if(self, is_refused: bool, names: Option<Arc<Names>>) -> Self {
@@ -101,7 +83,7 @@ impl Introduce {
 impl Service<Request<Incoming>> for Introduce {
     type Response = Response<Answer>;
     type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+    type Future = Introducing;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let under_way = self.stay.begin();
@@ -113,38 +95,103 @@ impl Service<Request<Incoming>> for Introduce {
             }
         }
         let has_body = request.method() != Method::HEAD;
-        let answer = move |response: Response<HttpBody>, under_way, newcomer| {
-            let is_whole = !has_body || response.status() == StatusCode::NOT_MODIFIED;
-            response.map(|body| Answer { body, is_whole, newcomer, _under_way: under_way })
-        };
+        let introducing = |answer| Introducing { answer, request: Some((under_way, newcomer.clone())), has_body };
         if self.is_refused {
             let elsewhere = self.names.as_ref().and_then(|names| web::by_tls(names, &request));
             let refusal = elsewhere.unwrap_or_else(|| encryption::refusal(&request));
-            return std::future::ready(Ok(answer(refusal, under_way, newcomer))).boxed();
+            return introducing(std::future::ready(Ok(refusal)).boxed());
         }
         let peer = origin(request.headers(), self.addrs.peer, &self.trusted_proxies);
-        let extensions = request.extensions_mut();
-        extensions.insert(ConnectionAddrs { peer, ..self.addrs });
-        extensions.insert(if is_first { self.arrival } else { Arrival(Instant::now()) });
-        extensions.insert(newcomer.clone());
-        if is_trusted(self.addrs.peer, &self.trusted_proxies) {
-            extensions.insert(Proxy(self.addrs.peer));
+        let introduced = Introduced {
+            addrs: ConnectionAddrs { peer, ..self.addrs },
+            arrival: if is_first { self.arrival } else { Arrival(Instant::now()) },
+            proxy: is_trusted(self.addrs.peer, &self.trusted_proxies).then_some(Proxy(self.addrs.peer)),
+            newcomer: newcomer.clone(),
+            by_tls: self.by_tls.clone(),
+        };
+        let Some(until) = self.count() else {
+            return introducing(self.inner.answer(request, Some(introduced)));
+        };
+        let inner = self.inner.clone();
+        introducing(
+            async move {
+                sleep_until(until).await;
+                inner.answer(request, Some(introduced)).await
+            }
+            .boxed(),
+        )
+    }
+}
+
+/// What the door knows of a request.
+pub(crate) struct Introduced {
+    pub(crate) addrs: ConnectionAddrs,
+    arrival: Arrival,
+    pub(crate) proxy: Option<Proxy>,
+    pub(crate) newcomer: Newcomer,
+    by_tls: Arc<ByTls>,
+}
+
+/// What a connection has shown that came by TLS.
+#[derive(Default)]
+struct ByTls {
+    certificate: Option<PeerCertificate>,
+    server_name: Option<ServerName>,
+}
+
+impl Introduced {
+    /// What was put into these, if anything was.
+    pub(crate) fn of(extensions: &Extensions) -> Option<Self> {
+        Some(Self {
+            addrs: *extensions.get::<ConnectionAddrs>()?,
+            arrival: *extensions.get::<Arrival>()?,
+            proxy: extensions.get::<Proxy>().copied(),
+            newcomer: extensions.get::<Newcomer>()?.clone(),
+            by_tls: Arc::new(ByTls {
+                certificate: extensions.get::<PeerCertificate>().cloned(),
+                server_name: extensions.get::<ServerName>().cloned(),
+            }),
+        })
+    }
+
+    pub(super) fn put_into(self, extensions: &mut Extensions) {
+        extensions.insert(self.addrs);
+        extensions.insert(self.arrival);
+        extensions.insert(self.newcomer);
+        if let Some(proxy) = self.proxy {
+            extensions.insert(proxy);
         }
-        if let Some(certificate) = &self.certificate {
+        if let Some(certificate) = &self.by_tls.certificate {
             extensions.insert(certificate.clone());
         }
-        if let Some(server_name) = &self.server_name {
+        if let Some(server_name) = &self.by_tls.server_name {
             extensions.insert(server_name.clone());
         }
-        let (inner, wait) = (self.inner.clone(), self.count());
-        async move {
-            if let Some(until) = wait {
-                sleep_until(until).await;
-            }
-            let response = inner.oneshot(request).await?;
-            Ok(answer(response, under_way, newcomer))
-        }
-        .boxed()
+    }
+
+    /// The one that the client has named in TLS.
+    pub(crate) fn server_name(&self) -> Option<&Host> {
+        self.by_tls.server_name.as_ref()?.0.as_ref()
+    }
+}
+
+/// A request that is being answered.
+pub(super) struct Introducing {
+    answer: Answering,
+    /// Until it is.
+    request: Option<(UnderWay, Newcomer)>,
+    has_body: bool,
+}
+
+impl Future for Introducing {
+    type Output = Result<Response<Answer>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let response = ready!(this.answer.as_mut().poll(cx))?;
+        let (under_way, newcomer) = this.request.take().expect("a future is not polled after its end");
+        let is_whole = !this.has_body || response.status() == StatusCode::NOT_MODIFIED;
+        Poll::Ready(Ok(response.map(|body| Answer { body, is_whole, newcomer, _under_way: under_way })))
     }
 }
 

@@ -53,20 +53,35 @@ impl Next {
     fn follow(&mut self, mut read: &mut [u8]) {
         while !read.is_empty() {
             let used = match self {
+                // Nearly always a head comes in one piece: it is looked at where it is.
+                Self::Head(head) if head.is_empty() => {
+                    // Line breaks in front of a request are no part of it.
+                    let blank = read.iter().take_while(|b| matches!(b, b'\r' | b'\n')).count();
+                    match end_of_head(&read[blank..]) {
+                        Some(end) => {
+                            let used = blank + end;
+                            let (next, is_ambiguous) = after(&read[blank..used]);
+                            if is_ambiguous {
+                                read[used - 1] = 0;
+                            }
+                            *self = next;
+                            used
+                        }
+                        None => {
+                            head.extend_from_slice(&read[blank..]);
+                            self.unless_too_long();
+                            read.len()
+                        }
+                    }
+                }
                 Self::Head(head) => {
                     let known = head.len().saturating_sub(3);
                     let before = head.len();
-                    // Line breaks in front of a request are no part of it.
-                    let blank = if head.is_empty() {
-                        read.iter().take_while(|b| matches!(b, b'\r' | b'\n')).count()
-                    } else {
-                        0
-                    };
-                    head.extend_from_slice(&read[blank..]);
+                    head.extend_from_slice(read);
                     match end_of_head(&head[known..]) {
                         Some(end) => {
                             let end = known + end;
-                            let used = blank + end - before;
+                            let used = end - before;
                             let (next, is_ambiguous) = after(&head[..end]);
                             if is_ambiguous {
                                 read[used - 1] = 0;
@@ -75,9 +90,7 @@ impl Next {
                             used
                         }
                         None => {
-                            if head.len() > LONGEST_HEAD {
-                                *self = Self::Anything;
-                            }
+                            self.unless_too_long();
                             read.len()
                         }
                     }
@@ -98,6 +111,12 @@ impl Next {
                 Self::Anything => return,
             };
             read = &mut read[used..];
+        }
+    }
+
+    fn unless_too_long(&mut self) {
+        if matches!(self, Self::Head(head) if head.len() > LONGEST_HEAD) {
+            *self = Self::Anything;
         }
     }
 }
@@ -137,8 +156,7 @@ impl Chunks {
 
 /// Where a head ends in these bytes, if it does: after an empty line.
 fn end_of_head(bytes: &[u8]) -> Option<usize> {
-    let breaks = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at);
-    breaks.into_iter().find_map(|at| match bytes[at + 1..] {
+    memchr::memchr_iter(b'\n', bytes).find_map(|at| match bytes[at + 1..] {
         [b'\n', ..] => Some(at + 2),
         [b'\r', b'\n', ..] => Some(at + 3),
         _ => None,
@@ -148,12 +166,13 @@ fn end_of_head(bytes: &[u8]) -> Option<usize> {
 /// What comes after this head, and whether that is said in two ways.
 fn after(head: &[u8]) -> (Next, bool) {
     let (mut length, mut is_encoded) = (None, false);
-    for line in head.split(|byte| *byte == b'\n').skip(1) {
-        let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
-        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
-        if name.eq_ignore_ascii_case(b"content-length") {
+    // The first line is no field.
+    for line_break in memchr::memchr_iter(b'\n', head) {
+        let line = &head[line_break + 1..];
+        if let Some(rest) = value_of(b"content-length", line) {
+            let value = rest.split(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii();
             length = Some(std::str::from_utf8(value).ok().and_then(|value| value.parse().ok()));
-        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+        } else if value_of(b"transfer-encoding", line).is_some() {
             is_encoded = true;
         }
     }
@@ -164,6 +183,12 @@ fn after(head: &[u8]) -> (Next, bool) {
         Some(None) => Next::Anything,
     };
     (next, is_encoded && length.is_some())
+}
+
+/// What follows the name and its colon, where these bytes begin with them.
+fn value_of<'b>(name: &[u8], bytes: &'b [u8]) -> Option<&'b [u8]> {
+    let (begin, rest) = bytes.split_at_checked(name.len())?;
+    rest.strip_prefix(b":").filter(|_| begin.eq_ignore_ascii_case(name))
 }
 
 #[cfg(test)]

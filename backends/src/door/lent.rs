@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::TcpStream,
-    time::{Sleep, sleep, timeout},
+    time::{Instant, Sleep, sleep, sleep_until, timeout},
 };
 
 use super::{lengths::Lengths, stay::Stay};
@@ -58,12 +58,21 @@ struct Http1 {
     /// For a request's head from its first byte, on a connection that is kept. Between requests hyper does not tell one who says
     /// nothing from one who dribbles.
     first_unit: Duration,
-    /// The head that has begun, after so many requests.
-    begun: Option<(u64, Pin<Box<Sleep>>)>,
+    begun: Option<Head>,
     /// For a peer that takes nothing of its answer.
     unread: Duration,
     /// Since it does not.
     stalled: Option<Pin<Box<Sleep>>>,
+}
+
+/// A head of which something has come.
+#[derive(Debug)]
+struct Head {
+    /// After so many requests.
+    after: u64,
+    since: Instant,
+    /// Once more of it is waited for, which is rarely.
+    limit: Option<Pin<Box<Sleep>>>,
 }
 
 impl Lent {
@@ -193,14 +202,18 @@ impl Http1 {
     /// After some bytes have come, or none.
     fn time_head(&mut self, cx: &mut Context<'_>, has_come: bool) -> io::Result<()> {
         let begun = self.stay.begun();
-        self.begun.take_if(|(after, _)| *after != begun);
+        self.begun.take_if(|head| head.after != begun);
         if self.stay.is_under_way() {
             return Ok(());
         }
         if has_come && self.begun.is_none() {
-            self.begun = Some((begun, Box::pin(sleep(self.first_unit))));
+            // hyper asks for more where it was not all of it.
+            self.begun = Some(Head { after: begun, since: Instant::now(), limit: None });
+            return Ok(());
         }
-        let is_over = self.begun.as_mut().is_some_and(|(_, limit)| limit.as_mut().poll(cx).is_ready());
+        let Some(head) = &mut self.begun else { return Ok(()) };
+        let limit = head.limit.get_or_insert_with(|| Box::pin(sleep_until(head.since + self.first_unit)));
+        let is_over = limit.as_mut().poll(cx).is_ready();
         if is_over { Err(io::Error::new(io::ErrorKind::TimedOut, "a request's head took too long")) } else { Ok(()) }
     }
 }

@@ -44,8 +44,7 @@ impl Hall {
             stay.clone(),
             seat.newcomer().clone(),
         )
-        .with_certificate(certificate)
-        .with_server_name(server_name)
+        .with(certificate, server_name)
         .refusing_all_if(plain == Some(Plain::Refused), self.terms.names.clone());
         let (io, back) = Lent::new(Replay::new(bytes.freeze(), link));
         let ended = match protocol {

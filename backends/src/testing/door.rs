@@ -8,7 +8,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use tokio::runtime::Handle;
-use tower::{service_fn, util::BoxCloneSyncService};
+use tower::service_fn;
 use tunnel_api::{
     Caller, OpenTunnel, OpenedTunnel, Page, PublicAddress, TunnelBackend, TunnelError, TunnelEvents, TunnelInfo,
     TunnelRef, TunnelUri, WatchFilter,
@@ -60,7 +60,7 @@ impl Drop for BehindDoor {
 }
 
 fn knows_nothing() -> HttpService {
-    BoxCloneSyncService::new(service_fn(async |_: Request<Incoming>| {
+    HttpService::new(service_fn(async |_: Request<Incoming>| {
         let mut response =
             Response::new(HttpBody::new(Empty::<Bytes>::new().map_err(|never: Infallible| match never {})));
         *response.status_mut() = StatusCode::NOT_FOUND;

@@ -71,6 +71,12 @@ impl Totals {
         }
     }
 
+    /// Whoever waits for anything of a stream that runs looks whether its tunnel is there still.
+    pub(super) fn wake_all(&self) {
+        let running: Vec<_> = self.lock().running.values().cloned().collect();
+        running.iter().for_each(|progress| progress.wake());
+    }
+
     pub(super) fn bytes(&self) -> (u64, u64) {
         let bytes = self.lock();
         bytes.running.values().fold((bytes.to_agent, bytes.to_client), |(to_agent, to_client), progress| {

@@ -94,18 +94,13 @@ impl Uplink {
     /// Dropping the future aborts the request.
     pub async fn ask<B>(&self, admitted: Admitted, request: Request<B>) -> Result<Answer, NoAnswer>
     where
-        B: Body<Data = Bytes> + Send + 'static,
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
         let (head, body) = request.into_parts();
         let saying = Saying::new(body, head.version);
-        let asked = self.ask_somewhere(admitted, Request::from_parts(head, ()), saying);
-        match self.0.ended.run_until_cancelled(asked).await {
-            Some(Ok(answer)) => Ok(answer),
-            // What agents do because of that is not their doing.
-            Some(Err(_)) | None if self.0.ended.is_cancelled() => Err(NoAnswer::TunnelClosed),
-            Some(Err(error)) => Err(error),
-            None => Err(NoAnswer::TunnelClosed),
-        }
+        let asked = self.ask_somewhere(admitted, Request::from_parts(head, ()), saying).await;
+        // What agents do because of that is not their doing.
+        asked.map_err(|error| if self.0.ended.is_passed() { NoAnswer::TunnelClosed } else { error })
     }
 
     async fn ask_somewhere<B>(
@@ -115,14 +110,17 @@ impl Uplink {
         mut saying: Saying<B>,
     ) -> Result<Answer, NoAnswer>
     where
-        B: Body<Data = Bytes> + Send + 'static,
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
+        if self.is_retired() {
+            return Err(NoStream::Retired.into());
+        }
         let deadline = Instant::now() + self.0.terms.client_wait;
         let head = Head { is_upgrade: head.extensions().get::<Protocol>().is_some(), is_whole: saying.is_over(), head };
-        let (exchange, place) = tokio::select! {
-            biased;
-            () = self.retired() => return Err(NoStream::Retired.into()),
-            sent = timeout_at(deadline, self.send_somewhere(&head)) => sent.map_err(|_| NoStream::NoAgent)??,
+        // Nearly always there is a place; nothing is to be waited for then.
+        let (exchange, place) = match self.send_at_once(&head)? {
+            Some(sent) => sent,
+            None => Box::pin(self.send_when_there_is_a_place(deadline, &head)).await?,
         };
         let account = Account::begin(self, admitted.progress, admitted.counted);
         let asked = Arc::new(Asked::new(account, exchange, place));
@@ -139,8 +137,9 @@ impl Uplink {
                 Err(Unanswered::Untouched) => {}
             }
             tried.extend(asked.leave());
-            let elsewhere = timeout_at(deadline, self.send_elsewhere(&tried, &head)).await;
-            let (exchange, place) = elsewhere.map_err(|_| NoStream::NoAgent)??;
+            let elsewhere = Box::pin(timeout_at(deadline, self.send_elsewhere(&tried, &head)));
+            let elsewhere = self.0.ended.token().run_until_cancelled(elsewhere).await;
+            let (exchange, place) = elsewhere.ok_or(NoAnswer::TunnelClosed)?.map_err(|_| NoStream::NoAgent)??;
             asked.go_to(exchange, place);
         };
         if head.is_upgrade && !is_connection(&answer) {
@@ -151,6 +150,27 @@ impl Uplink {
         }
         let (head, ()) = answer.into_parts();
         Ok(Response::from_parts(head, AnswerBody::new(asked)))
+    }
+
+    fn send_at_once(&self, head: &Head) -> Result<Option<(BoxExchange, Place)>, NoAnswer> {
+        while let Some(place) = self.0.sessions.take_at_once() {
+            if let Some(exchange) = head.send(&place)? {
+                return Ok(Some((exchange, place)));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn send_when_there_is_a_place(
+        &self,
+        deadline: Instant,
+        head: &Head,
+    ) -> Result<(BoxExchange, Place), NoAnswer> {
+        tokio::select! {
+            biased;
+            () = self.retired() => Err(NoStream::Retired.into()),
+            sent = timeout_at(deadline, self.send_somewhere(head)) => sent.map_err(|_| NoStream::NoAgent)?,
+        }
     }
 
     async fn send_somewhere(&self, head: &Head) -> Result<(BoxExchange, Place), NoAnswer> {
@@ -195,9 +215,12 @@ impl Head {
 /// The answer's head, while the request is said.
 async fn answer<B>(asked: &Asked, saying: &mut Saying<B>) -> Result<Result<Response<()>, Unanswered>, NoAnswer>
 where
-    B: Body<Data = Bytes>,
+    B: Body<Data = Bytes> + Unpin,
 {
     poll_fn(|cx| {
+        if asked.is_over(cx) {
+            return Poll::Ready(Err(NoAnswer::TunnelClosed));
+        }
         match saying.poll(cx, asked) {
             Poll::Ready(Said::Aborted) => return Poll::Ready(Err(NoAnswer::ClientAborted)),
             Poll::Ready(Said::Nothing) => return Poll::Ready(Err(NoAnswer::Stalled)),

@@ -50,7 +50,7 @@ impl StreamIo {
         Self {
             to_agent: Queue::new(inner.pace.to_agent.clone()),
             to_client: Queue::new(inner.pace.to_client.clone()),
-            tunnel_over: Box::pin(inner.ended.clone().cancelled_owned()),
+            tunnel_over: Box::pin(inner.ended.token().clone().cancelled_owned()),
             parts: Some(Parts { opening, client, account, since }),
             is_deaf: false,
             has_said_all: false,

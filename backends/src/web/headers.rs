@@ -4,11 +4,15 @@
 //! There is no `Via`, though RFC 9110 (7.6.3) wants one of gateways: nginx, by default, and IIS do not compress what they answer to
 //! a request that has it, and loops, which it is for, end at the tunnel's limit of streams.
 
-use std::net::SocketAddr;
+use std::{
+    fmt::{self, Write},
+    net::SocketAddr,
+};
 
+use bytes::{Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, TE, TRANSFER_ENCODING},
+    header::{CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, InvalidHeaderValue, TE, TRANSFER_ENCODING},
 };
 
 use super::{host::Named, pages::TUNNEL_ERROR};
@@ -39,8 +43,32 @@ impl Asker<'_> {
     }
 }
 
+/// Words of ours in a head: all of them are in one piece of memory, of which each is a part. That makes them cheap to copy, too.
+pub(super) struct Words(BytesMut);
+
+impl Words {
+    /// For what is said of this one.
+    pub(super) fn about(asker: &Asker<'_>) -> Self {
+        Self(BytesMut::with_capacity(TOLD + 2 * asker.named.said.len()))
+    }
+
+    pub(super) fn say(&mut self, words: fmt::Arguments<'_>) -> Bytes {
+        // Memory takes whatever is written there.
+        let _ = self.0.write_fmt(words);
+        self.0.split().freeze()
+    }
+
+    pub(super) fn repeat(&mut self, words: &[u8]) -> Bytes {
+        self.0.extend_from_slice(words);
+        self.0.split().freeze()
+    }
+}
+
+/// Two addresses, one of them twice, and what stands between.
+const TOLD: usize = 224;
+
 /// Makes a client's header fields the agent's.
-pub(super) fn to_agent(headers: &mut HeaderMap, asker: &Asker<'_>) {
+pub(super) fn to_agent(headers: &mut HeaderMap, asker: &Asker<'_>, words: &mut Words) {
     let takes_trailers = hop::strip(headers);
     // hyper answers it when the body is read.
     headers.remove(EXPECT);
@@ -48,7 +76,7 @@ pub(super) fn to_agent(headers: &mut HeaderMap, asker: &Asker<'_>) {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
     join_cookies(headers);
-    tell_who_asks(headers, asker);
+    tell_who_asks(headers, asker, words);
 }
 
 /// Makes an agent's header fields the client's.
@@ -67,44 +95,63 @@ pub(super) fn to_client(headers: &mut HeaderMap) {
 /// A length that is said more than once, in one field or in several, is said once (RFC 9110, 8.6); and not at all where it is not the
 /// same one.
 fn say_length_once(headers: &mut HeaderMap) {
+    let mut values = headers.get_all(CONTENT_LENGTH).iter();
+    let first = values.next();
+    if values.next().is_none() && first.is_none_or(|length| !length.as_bytes().contains(&b',')) {
+        return;
+    }
     let lengths: Vec<String> = hop::tokens(headers, &CONTENT_LENGTH).map(str::to_owned).collect();
     if let [length, others @ ..] = &lengths[..]
         && !others.is_empty()
     {
         headers.remove(CONTENT_LENGTH);
         if others.iter().all(|other| other == length) {
-            set(headers, CONTENT_LENGTH, length);
+            set(headers, CONTENT_LENGTH, HeaderValue::from_str(length));
         }
     }
 }
 
 /// `Forwarded` is ours alone: the proxies that people run pass on what a client wrote in it. What they write into `X-Forwarded-*`
 /// is kept where we were told to trust them, and their own address is added.
-fn tell_who_asks(headers: &mut HeaderMap, asker: &Asker<'_>) {
+fn tell_who_asks(headers: &mut HeaderMap, asker: &Asker<'_>, words: &mut Words) {
     let Asker { client, public, proxy, named, .. } = *asker;
     for name in headers_that_pass_for_ours(headers, proxy.is_some()) {
         headers.remove(name);
     }
+    headers.reserve(SAID);
     let said = named.said.to_str().unwrap_or_default();
-    let forwarded = format!("for=\"{client}\";by=\"{public}\";host=\"{said}\";proto={}", asker.scheme());
-    set(headers, FORWARDED, &forwarded);
-    let hops = headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
+    let scheme = asker.scheme();
+    let forwarded = words.say(format_args!("for=\"{client}\";by=\"{public}\";host=\"{said}\";proto={scheme}"));
+    set(headers, FORWARDED, HeaderValue::from_maybe_shared(forwarded));
     let hops = match proxy {
-        Some(proxy) => hops
-            .map(str::trim)
-            .filter(|hop| !hop.is_empty())
-            .map(str::to_owned)
-            .chain([proxy.ip().to_string()])
-            .collect(),
-        None => vec![client.ip().to_string()],
+        Some(proxy) => words.say(format_args!("{}{}", Hops(headers), proxy.ip())),
+        None => words.say(format_args!("{}", client.ip())),
     };
-    set(headers, FORWARDED_FOR, &hops.join(", "));
-    for (name, value) in
-        [(FORWARDED_HOST, said), (FORWARDED_PROTO, asker.scheme()), (FORWARDED_PORT, asker.port().to_string().as_str())]
-    {
+    set(headers, FORWARDED_FOR, HeaderValue::from_maybe_shared(hops));
+    let mut add = |name, value: &mut dyn FnMut() -> Result<HeaderValue, InvalidHeaderValue>| {
         if proxy.is_none() || !headers.contains_key(&name) {
-            set(headers, name, value);
+            set(headers, name, value());
         }
+    };
+    add(FORWARDED_HOST, &mut || Ok(named.said.clone()));
+    add(FORWARDED_PROTO, &mut || Ok(HeaderValue::from_static(scheme)));
+    add(FORWARDED_PORT, &mut || match asker.port() {
+        80 => Ok(HeaderValue::from_static("80")),
+        443 => Ok(HeaderValue::from_static("443")),
+        port => HeaderValue::from_maybe_shared(words.say(format_args!("{port}"))),
+    });
+}
+
+/// The fields that [`tell_who_asks`] sets.
+const SAID: usize = 5;
+
+/// What proxies have said of where a request was, each followed by a comma.
+struct Hops<'h>(&'h HeaderMap);
+
+impl fmt::Display for Hops<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hops = self.0.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
+        hops.map(str::trim).filter(|hop| !hop.is_empty()).try_for_each(|hop| write!(f, "{hop}, "))
     }
 }
 
@@ -112,26 +159,31 @@ fn tell_who_asks(headers: &mut HeaderMap, asker: &Asker<'_>) {
 /// come before; and whatever is spelled with `_` for `-`, which by CGI's rules, as in WSGI, Rack and PHP, is the same field.
 fn headers_that_pass_for_ours(headers: &HeaderMap, has_proxy: bool) -> Vec<HeaderName> {
     let passes = |name: &&HeaderName| {
-        let spelled = name.as_str().replace('_', "-");
-        let is_kind = spelled.starts_with("x-forwarded-") || spelled == FORWARDED.as_str();
-        is_kind && (!has_proxy || spelled != name.as_str())
+        let name = name.as_str();
+        let is_kind = begins_like(name, "x-forwarded-") || name == FORWARDED.as_str();
+        is_kind && (!has_proxy || name.contains('_'))
     };
     headers.keys().filter(passes).cloned().collect()
 }
 
-fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+fn begins_like(name: &str, kind: &str) -> bool {
+    let is_same = |(said, meant): (u8, u8)| said == meant || (said == b'_' && meant == b'-');
+    name.len() >= kind.len() && name.bytes().zip(kind.bytes()).all(is_same)
+}
+
+fn set(headers: &mut HeaderMap, name: HeaderName, value: Result<HeaderValue, InvalidHeaderValue>) {
     // It is made of addresses, and of a host that has been looked at.
-    if let Ok(value) = HeaderValue::from_str(value) {
+    if let Ok(value) = value {
         headers.insert(name, value);
     }
 }
 
 /// HTTP/2 may have them one by one, and HTTP/1.1 may not (RFC 9113, 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
-    let cookies: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if cookies.len() < 2 {
+    if headers.get_all(COOKIE).iter().nth(1).is_none() {
         return;
     }
+    let cookies: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
     if let Ok(mut joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..])) {
         joined.set_sensitive(true);
         headers.insert(COOKIE, joined);
@@ -168,7 +220,7 @@ mod tests {
             encrypted: true,
         };
         let mut headers = headers(fields);
-        to_agent(&mut headers, &asker);
+        to_agent(&mut headers, &asker, &mut Words::about(&asker));
         headers
     }
 

@@ -17,7 +17,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    Request, StatusCode, Version,
+    Method, Request, StatusCode, Version,
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
     uri::PathAndQuery,
 };
@@ -28,20 +28,24 @@ use tokio::{
     time::{Instant, Sleep, sleep, timeout},
 };
 use tokio_util::task::TaskTracker;
-use tunnel_api::{Host, RequestEnded, StreamEnd};
+use tunnel_api::StreamEnd;
 
-use crate::{door::Newcomer, uplink::Uplink};
+use crate::{door::Newcomer, names::Named, requests::Ended};
 
 /// Whatever goes wrong with a body.
 pub(super) type BodyError = Box<dyn Error + Send + Sync>;
 
 /// A request to a tunnel's host. When this is dropped it is over, and is told.
 pub(super) struct Visit {
-    uplink: Uplink,
+    tunnel: Arc<Named>,
     since: Instant,
     tally: Arc<Tally>,
-    /// All but what `tally` counts.
-    told: RequestEnded,
+    client: SocketAddr,
+    method: Method,
+    path: Option<PathAndQuery>,
+    /// What was answered, and when.
+    answered: Option<(StatusCode, Duration)>,
+    end: StreamEnd,
 }
 
 /// What goes through, as it does.
@@ -56,23 +60,18 @@ pub(super) struct Tally {
 }
 
 impl Visit {
-    pub(super) fn new<B>(uplink: Uplink, host: &Host, client: SocketAddr, request: &Request<B>) -> Self {
-        // Whoever tells it leaves the query out, unless that is wanted.
-        let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
-        let told = RequestEnded {
+    pub(super) fn new<B>(tunnel: Arc<Named>, client: SocketAddr, request: &Request<B>) -> Self {
+        Self {
+            tunnel,
+            since: Instant::now(),
+            tally: Arc::default(),
             client,
-            method: request.method().to_string(),
-            host: host.to_string(),
-            path: path.to_owned(),
-            status: None,
+            method: request.method().clone(),
+            path: request.uri().path_and_query().cloned(),
+            answered: None,
             // Whoever goes before there is an end.
             end: StreamEnd::AbortedByClient,
-            bytes_to_agent: 0,
-            bytes_to_client: 0,
-            first_byte: None,
-            duration: Duration::ZERO,
-        };
-        Self { uplink, since: Instant::now(), tally: Arc::default(), told }
+        }
     }
 
     pub(super) fn tally(&self) -> &Arc<Tally> {
@@ -81,17 +80,16 @@ impl Visit {
 
     /// There is an answer.
     pub(super) fn answered(&mut self, status: StatusCode) {
-        self.told.status = Some(status.as_u16());
-        self.told.first_byte = Some(self.since.elapsed());
+        self.answered = Some((status, self.since.elapsed()));
     }
 
     pub(super) fn ended(&mut self, end: StreamEnd) {
-        self.told.end = end;
+        self.end = end;
     }
 
     /// It became a connection, through which this went.
     pub(super) fn relayed(&mut self, end: StreamEnd, to_agent: u64, to_client: u64) {
-        self.told.end = end;
+        self.end = end;
         self.tally.to_agent.store(to_agent, Ordering::Relaxed);
         self.tally.to_client.store(to_client, Ordering::Relaxed);
     }
@@ -116,11 +114,20 @@ impl Tally {
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        let mut told = self.told.clone();
-        told.bytes_to_agent = self.tally.to_agent.load(Ordering::Relaxed);
-        told.bytes_to_client = self.tally.to_client.load(Ordering::Relaxed);
-        told.duration = self.since.elapsed();
-        self.uplink.tell_request(told);
+        // Whoever tells it leaves the query out, unless that is wanted.
+        let path = self.path.as_ref().map_or("/", PathAndQuery::as_str);
+        self.tunnel.uplink.tell_request(Ended {
+            client: self.client,
+            method: self.method.as_str().into(),
+            host: self.tunnel.host.text(),
+            path: path.into(),
+            status: self.answered.map(|(status, _)| status.as_u16()),
+            end: self.end,
+            bytes_to_agent: self.tally.to_agent.load(Ordering::Relaxed),
+            bytes_to_client: self.tally.to_client.load(Ordering::Relaxed),
+            first_byte: self.answered.map(|(_, after)| after),
+            duration: self.since.elapsed(),
+        });
     }
 }
 

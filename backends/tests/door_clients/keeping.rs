@@ -148,9 +148,9 @@ async fn connections_of_callers_stay() {
     use std::convert::Infallible;
 
     use hyper::body::Incoming;
-    use tower::{service_fn, util::BoxCloneSyncService};
-    use tunnel_backends::door::Newcomer;
-    let accepts = BoxCloneSyncService::new(service_fn(async |request: Request<Incoming>| {
+    use tower::service_fn;
+    use tunnel_backends::door::{HttpService, Newcomer};
+    let accepts = HttpService::new(service_fn(async |request: Request<Incoming>| {
         request.extensions().get::<Newcomer>().unwrap().accept();
         Ok::<_, Infallible>(Response::new(whole("hello")))
     }));

@@ -11,7 +11,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, 
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, client, server};
-use tower::{service_fn, util::BoxCloneSyncService};
+use tower::service_fn;
 use tunnel_api::{
     AddressRequest, Caller, Host, OpenTunnel, OpenedTunnel, TunnelBackend,
     tls::{ClientTls, Trust, certificates, private_key, provider},
@@ -120,7 +120,7 @@ where
     A: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<HttpBody>> + Send + 'static,
 {
-    BoxCloneSyncService::new(service_fn(move |request: Request<Incoming>| {
+    HttpService::new(service_fn(move |request: Request<Incoming>| {
         request.extensions().get::<Newcomer>().expect("a newcomer").welcome();
         let answered = answer(request);
         async move { Ok::<_, Infallible>(answered.await) }

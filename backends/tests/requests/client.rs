@@ -102,7 +102,7 @@ impl Site {
     /// Asks, in a task of its own.
     pub(crate) fn ask<B>(&self, request: Request<B>) -> JoinHandle<Result<Answer, NoAnswer>>
     where
-        B: Body<Data = Bytes> + Send + 'static,
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
         let uplink = self.uplink.clone();
         tokio::spawn(async move { uplink.ask(uplink.admit(somebody())?, request).await })

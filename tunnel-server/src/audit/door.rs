@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use axum::http::{HeaderMap, StatusCode};
 use hyper::body::Incoming;
-use tower::{ServiceExt, service_fn, util::BoxCloneSyncService};
+use tower::{ServiceExt, service_fn};
 use tunnel_api::ConnectionAddrs;
 use tunnel_backends::door::{HttpBody, HttpService};
 
@@ -13,7 +13,7 @@ impl Audit {
     /// Tells of requests at the door that nobody whom we know makes, whoever refuses them: calls without good credentials or
     /// from web pages elsewhere, and agents that are not let in.
     pub(crate) fn at_the_door(self: Arc<Self>, http: HttpService) -> HttpService {
-        BoxCloneSyncService::new(service_fn(move |request: http::Request<Incoming>| {
+        HttpService::new(service_fn(move |request: http::Request<Incoming>| {
             let (audit, http) = (self.clone(), http.clone());
             async move {
                 let is_dial_in = request.uri().path().starts_with(PTTH);

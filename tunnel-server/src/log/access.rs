@@ -1,6 +1,9 @@
 //! The access log as people read it: `GET blog.localhost /path 200 1.2 kB 3.4 ms 127.0.0.1:1234`.
 
-use std::fmt::{self, Debug};
+use std::{
+    fmt::{self, Debug, Write as _},
+    ops::Range,
+};
 
 use tracing::{
     Event, Subscriber,
@@ -28,7 +31,7 @@ where
         if event.metadata().target() != "access" {
             return self.0.format_event(context, to, event);
         }
-        let mut request = Request::default();
+        let mut request = Request { words: String::with_capacity(WORDS), ..Request::default() };
         event.record(&mut request);
         let (dim, green, plain) = if to.has_ansi_escapes() { (DIM, GREEN, PLAIN) } else { ("", "", "") };
         to.write_str(dim)?;
@@ -40,16 +43,41 @@ where
 /// What is told of a request.
 #[derive(Default)]
 struct Request {
-    tunnel: String,
-    client: String,
-    method: String,
-    host: String,
-    path: String,
+    /// All words of it, as they are to be written.
+    words: String,
+    tunnel: Word,
+    client: Word,
+    method: Word,
+    host: Word,
+    path: Word,
+    end: Word,
     status: Option<u64>,
-    end: String,
     to_agent: u64,
     to_client: u64,
     millis: f64,
+}
+
+/// Where one begins and ends.
+type Word = Range<usize>;
+
+impl Request {
+    /// Whatever it is made of, it is one word on one line.
+    fn escape(&mut self, text: &str) -> Word {
+        let begin = self.words.len();
+        if text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            self.words.push_str(text);
+        } else {
+            text.chars().for_each(|c| push_escaped(&mut self.words, c));
+        }
+        begin..self.words.len()
+    }
+
+    fn write(&mut self, value: &dyn Debug) -> Word {
+        let begin = self.words.len();
+        // A string takes whatever is written.
+        let _ = write!(self.words, "{value:?}");
+        begin..self.words.len()
+    }
 }
 
 impl Visit for Request {
@@ -70,18 +98,18 @@ impl Visit for Request {
 
     fn record_str(&mut self, field: &Field, value: &str) {
         match field.name() {
-            "method" => self.method = escaped(value),
-            "host" => self.host = escaped(value),
-            "path" => self.path = escaped(value),
-            "end" => self.end = escaped(value),
+            "method" => self.method = self.escape(value),
+            "host" => self.host = self.escape(value),
+            "path" => self.path = self.escape(value),
+            "end" => self.end = self.escape(value),
             _ => {}
         }
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         match field.name() {
-            "tunnel.id" => self.tunnel = format!("{value:?}"),
-            "client.addr" => self.client = format!("{value:?}"),
+            "tunnel.id" => self.tunnel = self.write(value),
+            "client.addr" => self.client = self.write(value),
             _ => {}
         }
     }
@@ -89,13 +117,22 @@ impl Visit for Request {
 
 impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { tunnel, client, method, host, path, end, millis, .. } = self;
-        let status = self.status.map_or_else(|| "-".to_owned(), |status| status.to_string());
-        let answer = Size(self.to_client);
-        write!(f, "{method} {host} {path} {status} {answer} {millis:.1} ms {client} tunnel.id={tunnel}")?;
+        let word = |word: &Word| &self.words[word.clone()];
+        for part in [&self.method, &self.host, &self.path] {
+            f.write_str(word(part))?;
+            f.write_char(' ')?;
+        }
+        match self.status {
+            Some(status) => write!(f, "{status}")?,
+            None => f.write_char('-')?,
+        }
+        let (answer, millis, client, tunnel) =
+            (Size(self.to_client), self.millis, word(&self.client), word(&self.tunnel));
+        write!(f, " {answer} {millis:.1} ms {client} tunnel.id={tunnel}")?;
         if self.to_agent > 0 {
             write!(f, " sent={}", Size(self.to_agent))?;
         }
+        let end = word(&self.end);
         if end != "finished" {
             write!(f, " end={end}")?;
         }
@@ -117,21 +154,19 @@ impl fmt::Display for Size {
     }
 }
 
-/// One word on one line, whatever it is made of.
-fn escaped(text: &str) -> String {
-    let mut word = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control()
-            || c.is_whitespace()
-            || matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-        {
-            word.extend(c.escape_unicode());
-        } else {
-            word.push(c);
-        }
+fn push_escaped(word: &mut String, c: char) {
+    if c.is_control()
+        || c.is_whitespace()
+        || matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    {
+        word.extend(c.escape_unicode());
+    } else {
+        word.push(c);
     }
-    word
 }
+
+/// What a line's words take, nearly always.
+const WORDS: usize = 256;
 
 /// As `tracing` paints its lines.
 const DIM: &str = "\x1b[2m";

@@ -21,7 +21,7 @@ pub(super) struct Streams(Mutex<Vec<Weak<Mutex<Inbox>>>>);
 impl Streams {
     /// An inbox for a stream of this session.
     pub(super) fn inbox(&self, recv: Option<RecvStream>) -> SharedInbox {
-        let inbox = Arc::new(Mutex::new(Inbox { recv, ahead: VecDeque::new(), end: End::NotYet, reader: None }));
+        let inbox = Arc::new(Mutex::new(Inbox { recv, ahead: Pieces::default(), end: End::NotYet, reader: None }));
         let mut all = lock(&self.0);
         if all.len() == all.capacity() {
             // As often as it would grow anyway.
@@ -63,11 +63,39 @@ pub(super) struct Inbox {
     /// Comes with the peer's answer.
     recv: Option<RecvStream>,
     /// Read from the connection and not yet by anybody.
-    ahead: VecDeque<Bytes>,
+    ahead: Pieces,
     /// What comes after that.
     end: End,
     /// Who waits for more. (The `h2` crate has room for one who waits, and that is whoever asked last.)
     reader: Option<Waker>,
+}
+
+/// Pieces in their order. Nearly always there is one, which takes no memory of its own.
+#[derive(Debug, Default)]
+struct Pieces {
+    first: Option<Bytes>,
+    others: VecDeque<Bytes>,
+}
+
+impl Pieces {
+    fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    fn push_back(&mut self, piece: Bytes) {
+        match self.first {
+            None => self.first = Some(piece),
+            Some(_) => self.others.push_back(piece),
+        }
+    }
+
+    fn front_mut(&mut self) -> Option<&mut Bytes> {
+        self.first.as_mut()
+    }
+
+    fn pop_front(&mut self) -> Option<Bytes> {
+        std::mem::replace(&mut self.first, self.others.pop_front())
+    }
 }
 
 /// How what the peer says ends, as far as that has been read.

@@ -33,7 +33,8 @@ use crate::relay::Duplex;
 pub(super) struct H2Stream {
     send: SendStream<Chunk>,
     inbox: SharedInbox,
-    outbox: Arc<Outbox>,
+    /// Once anything is said.
+    outbox: Option<Arc<Outbox>>,
     told_end: bool,
     is_aborting: bool,
     /// The session's, of which it is one.
@@ -43,7 +44,7 @@ pub(super) struct H2Stream {
 impl H2Stream {
     /// As long as nothing is received by the inbox, nothing can be read.
     pub(super) fn new(send: SendStream<Chunk>, inbox: SharedInbox, streams: Arc<Streams>) -> Self {
-        Self { send, inbox, outbox: Arc::default(), told_end: false, is_aborting: false, _streams: streams }
+        Self { send, inbox, outbox: None, told_end: false, is_aborting: false, _streams: streams }
     }
 
     #[cfg(feature = "serve")]
@@ -72,7 +73,8 @@ impl H2Stream {
 
     /// Says this, for which there is room.
     pub(super) fn say(&mut self, bytes: Bytes) -> Result<(), h2::Error> {
-        self.send.send_data(self.outbox.chunk(bytes), false)
+        let chunk = self.chunk(bytes);
+        self.send.send_data(chunk, false)
     }
 
     /// Ends our direction, with these trailers if there are any.
@@ -83,7 +85,10 @@ impl H2Stream {
         }
         match trailers {
             Some(trailers) => self.send.send_trailers(trailers),
-            None => self.send.send_data(self.outbox.chunk(Bytes::new()), true),
+            None => {
+                let end = self.chunk(Bytes::new());
+                self.send.send_data(end, true)
+            }
         }
     }
 
@@ -109,8 +114,9 @@ impl H2Stream {
     #[cfg(feature = "serve")]
     pub(super) fn end_unheard(&mut self) {
         if !std::mem::replace(&mut self.told_end, true) {
+            let end = self.chunk(Bytes::new());
             // Fails on a stream that is dead already.
-            let _ = self.send.send_data(self.outbox.chunk(Bytes::new()), true);
+            let _ = self.send.send_data(end, true);
         }
     }
 
@@ -131,6 +137,10 @@ impl H2Stream {
         self.send.send_reset(Reason::CANCEL);
         self.told_end = true;
         self.inbox.lock().abort();
+    }
+
+    fn chunk(&mut self, bytes: Bytes) -> Chunk {
+        self.outbox.get_or_insert_default().chunk(bytes)
     }
 
     fn write_error(&mut self, cx: &mut Context<'_>) -> io::Error {
@@ -174,7 +184,7 @@ impl AsyncWrite for H2Stream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !std::mem::replace(&mut self.told_end, true) {
-            let end = self.outbox.chunk(Bytes::new());
+            let end = self.chunk(Bytes::new());
             if self.send.send_data(end, true).is_err() {
                 return Poll::Ready(Err(self.write_error(cx)));
             }
@@ -189,7 +199,7 @@ impl Duplex for H2Stream {
     }
 
     fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.outbox.poll_empty(cx).is_ready() {
+        if self.outbox.as_ref().is_none_or(|outbox| outbox.poll_empty(cx).is_ready()) {
             return Poll::Ready(());
         }
         // Where the stream is dead, nothing leaves any more.
@@ -210,8 +220,9 @@ impl Drop for H2Stream {
         if self.is_aborting || thread::panicking() {
             self.send.send_reset(Reason::CANCEL);
         } else if !self.told_end {
+            let end = self.chunk(Bytes::new());
             // Fails on a stream that is dead already. What the peer still says is refused by the `h2` crate, kindly.
-            let _ = self.send.send_data(self.outbox.chunk(Bytes::new()), true);
+            let _ = self.send.send_data(end, true);
         }
     }
 }

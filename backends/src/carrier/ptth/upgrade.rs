@@ -11,7 +11,7 @@ use http::{
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use tokio::time::{Instant, timeout_at};
-use tower::{ServiceExt, service_fn, util::BoxCloneSyncService};
+use tower::{ServiceExt, service_fn};
 use tracing::Instrument;
 use tunnel_api::ConnectionAddrs;
 
@@ -29,7 +29,7 @@ use crate::{
 impl Gate {
     /// What answers at the door: PTTH's requests here, all others by `http`.
     pub fn in_front_of(self: Arc<Self>, http: HttpService) -> HttpService {
-        BoxCloneSyncService::new(service_fn(move |request: Request<Incoming>| {
+        HttpService::new(service_fn(move |request: Request<Incoming>| {
             let (gate, http) = (self.clone(), http.clone());
             async move {
                 if request.uri().path().starts_with(WELL_KNOWN) {

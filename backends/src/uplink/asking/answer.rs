@@ -10,7 +10,6 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
-use tokio_util::sync::WaitForCancellationFutureOwned;
 use tunnel_api::StreamEnd;
 
 use super::{
@@ -30,14 +29,12 @@ pub struct AnswerBody {
     /// Come from the agent, and not paid for.
     fresh: Bytes,
     toll: Toll,
-    ended: Pin<Box<WaitForCancellationFutureOwned>>,
     end: Option<StreamEnd>,
 }
 
 impl AnswerBody {
     pub(super) fn new(asked: Arc<Asked>) -> Self {
-        let ended = Box::pin(asked.uplink.0.ended.clone().cancelled_owned());
-        Self { asked, fresh: Bytes::new(), toll: Toll::default(), ended, end: None }
+        Self { asked, fresh: Bytes::new(), toll: Toll::default(), end: None }
     }
 
     /// What went each way so far.
@@ -86,7 +83,7 @@ impl Body for AnswerBody {
             if this.end.is_some() {
                 return Poll::Ready(None);
             }
-            if this.ended.as_mut().poll(cx).is_ready() {
+            if this.asked.is_over(cx) {
                 return this.abort(StreamEnd::TunnelClosed);
             }
             if !this.fresh.is_empty() {
@@ -95,7 +92,7 @@ impl Body for AnswerBody {
                 this.asked.progress.add_to_client(paid);
                 return Poll::Ready(Some(Ok(Frame::data(this.fresh.split_to(paid)))));
             }
-            match this.asked.hear(cx, |exchange, cx| exchange.poll_frame(cx)) {
+            match this.asked.with(|exchange| exchange.poll_frame(cx)) {
                 Ok(Poll::Pending) => return Poll::Pending,
                 Ok(Poll::Ready(Some(Ok(frame)))) => match frame.into_data() {
                     Ok(bytes) => this.fresh = bytes,
@@ -140,7 +137,8 @@ impl UpgradedStream {
     pub async fn relay(mut self, client: impl Duplex) -> StreamEnd {
         let Some((stream, _, account)) = &mut self.there else { return StreamEnd::AbortedByAgent };
         let inner = &*account.uplink.0;
-        let relayed = relay(client, &mut *stream, &account.progress, &inner.pace, &inner.terms.relay, &inner.ended);
+        let relayed =
+            relay(client, &mut *stream, &account.progress, &inner.pace, &inner.terms.relay, inner.ended.token());
         self.end = stream_end(relayed.await);
         self.end
     }

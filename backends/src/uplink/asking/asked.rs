@@ -22,9 +22,8 @@ pub(super) struct Asked {
     pub(super) uplink: Uplink,
     pub(super) progress: Arc<Progress>,
     state: Mutex<State>,
-    /// Who says it, and who hears the answer: woken when the other one aborts.
+    /// Who says it: woken when the other one aborts. (Who hears the answer is known to `progress`.)
     saying: AtomicWaker,
-    hearing: AtomicWaker,
 }
 
 struct State {
@@ -41,7 +40,6 @@ impl Asked {
             progress: account.progress.clone(),
             state: Mutex::new(State { at: Some((exchange, place)), account: Some(account), aborted: None }),
             saying: AtomicWaker::new(),
-            hearing: AtomicWaker::new(),
         }
     }
 
@@ -64,14 +62,10 @@ impl Asked {
         self.with(|exchange| what(exchange, cx))
     }
 
-    /// The same for who hears the answer.
-    pub(super) fn hear<T>(
-        &self,
-        cx: &mut Context<'_>,
-        what: impl FnOnce(&mut dyn Exchange, &mut Context<'_>) -> T,
-    ) -> Result<T, StreamEnd> {
-        self.hearing.register(cx.waker());
-        self.with(|exchange| what(exchange, cx))
+    /// Whether the tunnel is over: for who hears the answer, and wants to hear of that, and when the other one aborts.
+    pub(super) fn is_over(&self, cx: &Context<'_>) -> bool {
+        self.progress.wake_when_over(cx);
+        self.uplink.0.ended.is_passed()
     }
 
     /// Whether the answer is known to be whole, and all of it was taken.
@@ -102,11 +96,11 @@ impl Asked {
     /// Aborts it for everybody. The first to say so is who did it. What the agent did while the tunnel was being closed was not its
     /// doing.
     pub(super) fn abort(&self, by: StreamEnd) -> StreamEnd {
-        let by = if self.uplink.0.ended.is_cancelled() { StreamEnd::TunnelClosed } else { by };
+        let by = if self.uplink.0.ended.is_passed() { StreamEnd::TunnelClosed } else { by };
         let by = *self.lock().aborted.get_or_insert(by);
         self.end(by);
         self.saying.wake();
-        self.hearing.wake();
+        self.progress.wake();
         by
     }
 

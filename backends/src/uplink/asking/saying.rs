@@ -21,7 +21,7 @@ use crate::relay::Toll;
 
 /// A request's body, as far as the agent has not heard it.
 pub(super) struct Saying<B> {
-    body: Pin<Box<B>>,
+    body: B,
     /// Its end is one only where it says so itself.
     says_whether_whole: bool,
     stage: Stage,
@@ -65,11 +65,11 @@ pub(super) enum Said {
     Nothing,
 }
 
-impl<B: Body<Data = Bytes>> Saying<B> {
+impl<B: Body<Data = Bytes> + Unpin> Saying<B> {
     pub(super) fn new(body: B, version: Version) -> Self {
         let is_chunked = version < Version::HTTP_2 && body.size_hint().exact().is_none();
         Self {
-            body: Box::pin(body),
+            body,
             says_whether_whole: !is_chunked,
             stage: Stage::Silent,
             fresh: Bytes::new(),
@@ -148,7 +148,7 @@ impl<B: Body<Data = Bytes>> Saying<B> {
             let told = asked.with(|exchange| exchange.finish(end));
             self.stage = if matches!(told, Ok(Ok(()))) { Stage::Told } else { Stage::Unwanted };
         } else {
-            match ready!(self.body.as_mut().poll_frame(cx)) {
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(bytes) => self.fresh = bytes,
                     Err(frame) => self.end = frame.into_trailers().ok().map(Some),
@@ -223,12 +223,12 @@ impl Stall {
 /// Says the rest while the answer is heard, until the agent has heard all or wants no more, or the request is over.
 pub(super) fn go_on<B>(mut saying: Saying<B>, asked: Arc<Asked>)
 where
-    B: Body<Data = Bytes> + Send + 'static,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
 {
     // Nothing is said again now.
     saying.kept = None;
     let rest = async move {
-        let ended = asked.uplink.0.ended.clone();
+        let ended = asked.uplink.0.ended.token().clone();
         match ended.run_until_cancelled(poll_fn(|cx| saying.poll(cx, &asked))).await {
             Some(Said::All) => {}
             Some(Said::Aborted) => drop(asked.abort(StreamEnd::AbortedByClient)),
