@@ -198,8 +198,15 @@ impl Session {
         let (offers_in, offers) = mpsc::channel(BACKLOG);
         let (ended_in, ended) = oneshot::channel();
         let leave = CancellationToken::new();
-        let driver =
-            Driver { connection, pulse, name, streams: Arc::default(), offers: Some(offers_in), ended: Some(ended_in) };
+        let driver = Driver {
+            connection,
+            pulse,
+            name,
+            streams: Arc::default(),
+            offers: Some(offers_in),
+            ended: Some(ended_in),
+            lets_others_go_first: false,
+        };
         tokio::spawn(driver.run(leave.clone()).in_current_span());
         Self { offers, ended, _leave: leave.drop_guard() }
     }
@@ -231,6 +238,8 @@ struct Driver {
     /// Gone when no more clients are wanted; before that `ended` has been told.
     offers: Option<mpsc::Sender<Offer>>,
     ended: Option<oneshot::Sender<Result<(), DialError>>>,
+    /// Others who were ready are having their turn first.
+    lets_others_go_first: bool,
 }
 
 impl SetWindow for Connection<Wire, Chunk> {
@@ -273,6 +282,13 @@ impl Driver {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DialError>> {
+        // Whoever says something wakes us, and we would be the next to run: one write for each answer. What all have to say who are
+        // ready goes out in one.
+        self.lets_others_go_first = !self.lets_others_go_first;
+        if self.lets_others_go_first {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         while let Poll::Ready(accepted) = self.connection.poll_accept(cx) {
             match accepted {
                 Some(Ok((request, respond))) => self.offer(request, respond),
