@@ -64,6 +64,9 @@ impl Body for Answer {
     type Error = io::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if let Some(in_use) = &mut self.in_use {
+            in_use.drive(cx);
+        }
         let frame = match &mut self.body {
             Kind::OfService(body) => ready!(Pin::new(body).poll_frame(cx)),
             Kind::Ours(body) => {

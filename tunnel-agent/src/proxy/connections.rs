@@ -1,13 +1,16 @@
 //! Connections to the local service in HTTP/1.1. One whose answer has come to its end is kept for the next request.
 
 use std::{
+    future::{Future, poll_fn},
     io,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    task::{Context, Poll},
     time::Duration,
 };
 
 use http::{Request, Response};
+use http_body::Body;
 use hyper::{
     body::Incoming,
     client::conn::http1::{self, SendRequest},
@@ -35,14 +38,19 @@ struct Kept {
 
 struct Free {
     since: Instant,
-    connection: Connection,
+    /// There until it is taken.
+    connection: Option<Connection>,
 }
 
-/// Driven by a task of its own, which ends in order when this is dropped.
 struct Connection {
     sender: SendRequest<Said>,
+    /// Whoever asks drives it, which needs no task that is woken and wakes. It is gone where the connection has ended, and where a task
+    /// drives it.
+    driver: Option<Driver>,
     fate: Fate,
 }
+
+type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
 
 /// A connection on which something is asked. Dropped before that is over, it is aborted: hyper would close it in order.
 pub(super) struct InUse {
@@ -72,10 +80,19 @@ impl Connections {
                 // Rare, and large.
                 None => (Box::pin(Connection::open(service)).await?, false),
             };
+            let says_more = !request.body().is_end_stream();
             let mut answered = pin!(connection.sender.try_send_request(request));
+            if says_more {
+                // It goes on while nobody takes the answer, or after it.
+                connection.spawn();
+            }
             // Dropped before what it aborts, which would be closed in order otherwise.
-            let in_use = InUse { connection: Some(connection), connections: self.clone() };
-            match answered.as_mut().await {
+            let mut in_use = InUse { connection: Some(connection), connections: self.clone() };
+            let answered = poll_fn(|cx| {
+                in_use.drive(cx);
+                answered.as_mut().poll(cx)
+            });
+            match answered.await {
                 Ok(response) => return Ok((response, in_use)),
                 Err(mut failed) => match failed.take_message() {
                     Some(unsent) if was_kept => request = unsent,
@@ -91,28 +108,34 @@ impl Connections {
         let mut place = kept.free.len();
         while let Some(before) = place.checked_sub(1) {
             place = before;
-            let Free { connection, since } = &kept.free[place];
-            if since.elapsed() >= IDLE {
+            let free = &kept.free[place];
+            if free.since.elapsed() >= IDLE {
                 // So are those before it.
                 kept.free.drain(..=place);
                 return None;
             }
-            if connection.sender.is_ready() {
-                return Some(kept.free.remove(place).connection);
+            let sender = free.connection.as_ref().map(|connection| &connection.sender);
+            if sender.is_some_and(SendRequest::is_ready) {
+                return kept.free.remove(place).connection.take();
             }
-            if connection.sender.is_closed() {
+            if sender.is_none_or(SendRequest::is_closed) {
                 kept.free.remove(place);
             }
         }
         None
     }
 
-    fn put(self: &Arc<Self>, connection: Connection) {
+    fn put(self: &Arc<Self>, mut connection: Connection) {
+        if !connection.sender.is_ready() {
+            // It has something to bring to an end still.
+            connection.spawn();
+        }
+        let free = Free { since: Instant::now(), connection: Some(connection) };
         let mut kept = self.lock();
         if kept.free.len() >= MOST_IDLE {
             return;
         }
-        kept.free.push(Free { since: Instant::now(), connection });
+        kept.free.push(free);
         if !std::mem::replace(&mut kept.is_looked_after, true) {
             tokio::spawn(look_after(Arc::downgrade(self)).in_current_span());
         }
@@ -139,18 +162,36 @@ impl Connection {
     async fn open(service: &Service) -> Result<Self, NotAnswered> {
         let wire = Wire::new(service.connect(None).await.map_err(NotAnswered::NotReached)?);
         let fate = wire.fate();
-        let (sender, connection) = http1::handshake(TokioIo::new(wire)).await.map_err(NotAnswered::Broken)?;
-        let driven = async move {
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%error, "connection to the local service ended");
-            }
-        };
-        tokio::spawn(driven.in_current_span());
-        Ok(Self { sender, fate })
+        let (sender, driver) = http1::handshake(TokioIo::new(wire)).await.map_err(NotAnswered::Broken)?;
+        Ok(Self { sender, driver: Some(Box::pin(driver.with_upgrades())), fate })
+    }
+
+    /// From now on it is driven by a task of its own, to its end.
+    fn spawn(&mut self) {
+        if let Some(driver) = self.driver.take() {
+            tokio::spawn(async move { ended(driver.await) }.in_current_span());
+        }
+    }
+}
+
+fn ended(end: hyper::Result<()>) {
+    if let Err(error) = end {
+        tracing::debug!(%error, "connection to the local service ended");
     }
 }
 
 impl InUse {
+    /// As far as it goes; to be done before it is looked for what comes of it.
+    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
+        let Some(connection) = &mut self.connection else { return };
+        if let Some(driver) = &mut connection.driver
+            && let Poll::Ready(end) = driver.as_mut().poll(cx)
+        {
+            connection.driver = None;
+            ended(end);
+        }
+    }
+
     /// What was asked has been answered to its end: the connection is free, unless the service closes it.
     pub(super) fn is_over(&mut self) {
         let Some(connection) = self.connection.take() else { return };
@@ -161,7 +202,20 @@ impl InUse {
 
     /// It is to be upgraded: its end is not the answer's.
     pub(super) fn let_go(&mut self) {
-        self.connection = None;
+        if let Some(mut connection) = self.connection.take() {
+            connection.spawn();
+        }
+    }
+}
+
+impl Drop for Free {
+    fn drop(&mut self) {
+        // Nothing is asked on it: it ends in order. (A task sees to that by itself, and may have something to say still.)
+        if let Some(connection) = &self.connection
+            && connection.driver.is_some()
+        {
+            connection.fate.is_whole();
+        }
     }
 }
 
