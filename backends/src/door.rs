@@ -45,6 +45,7 @@ pub(crate) use introduce::Introduced;
 pub(crate) use lent::connection_of;
 pub use lent::taken_over;
 pub use lobby::Newcomer;
+pub(crate) use service::Answering;
 pub use service::HttpService;
 
 /// The bodies of its answers.

@@ -67,6 +67,8 @@ pub mod requests;
 #[cfg(feature = "serve")]
 pub mod restore;
 #[cfg(feature = "serve")]
+mod seldom;
+#[cfg(feature = "serve")]
 pub mod session;
 #[cfg(feature = "serve")]
 pub mod sessions;

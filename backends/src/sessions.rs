@@ -34,10 +34,28 @@ pub(crate) struct Sessions {
     freed: watch::Sender<()>,
 }
 
+/// One who waits for a place that is not in just any session.
+struct Choosy<'a>(&'a Sessions);
+
+impl<'a> Choosy<'a> {
+    fn new(sessions: &'a Sessions) -> Self {
+        sessions.lock().choosy += 1;
+        Self(sessions)
+    }
+}
+
+impl Drop for Choosy<'_> {
+    fn drop(&mut self) {
+        self.0.lock().choosy -= 1;
+    }
+}
+
 #[derive(Default)]
 struct State {
     members: Vec<Member>,
     streams: usize,
+    /// Those who wait for `freed`: where there are none, nobody is told.
+    choosy: usize,
     next_key: u64,
     /// How the last session that left came to do so.
     loss: AgentLoss,
@@ -112,6 +130,7 @@ impl Sessions {
     /// Waits for a place in a session that is none of these, and takes it. Whoever waits in [`take`](Self::take) goes first.
     pub(crate) async fn take_other(self: &Arc<Self>, tried: &[u64]) -> Place {
         let mut freed = self.freed.subscribe();
+        let _choosy = Choosy::new(self);
         loop {
             freed.mark_unchanged();
             if let Ok(permit) = self.places.try_acquire()
@@ -184,9 +203,14 @@ impl Sessions {
         if let Some(member) = state.members.iter_mut().find(|member| member.key == key) {
             member.used -= 1;
             self.places.add_permits(1);
-            self.freed.send_replace(());
+            if state.choosy > 0 {
+                self.freed.send_replace(());
+            }
         }
-        self.show_presence(&state, None);
+        // Where there is a session, it has been shown that there is.
+        if state.members.is_empty() {
+            self.show_presence(&state, None);
+        }
     }
 
     /// Shows whether anybody is there, and tells it if that has changed. All of that happens while the state is held, so that

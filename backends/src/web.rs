@@ -35,7 +35,7 @@ use self::{
     visit::{AnswerBody, ClientBody, Visit},
 };
 use crate::{
-    door::{HttpBody, HttpService, Introduced, Newcomer, Proxy},
+    door::{Answering, HttpBody, HttpService, Introduced, Newcomer, Proxy},
     names::{self, Names, Spoken},
     upgraded::is_connection,
     uplink::{Answer, ClientInfo, NoAnswer, NoStream, StreamIo},
@@ -75,9 +75,9 @@ impl Web {
         HttpService::answering(move |request, introduced| {
             let known = introduced.or_else(|| Introduced::of(request.extensions()));
             match web.route(&request, known.as_ref()) {
-                Ok(Some(guest)) => web.clone().serve(request, guest).map(Ok).boxed(),
+                Ok(Some(guest)) => web.clone().serve(request, guest),
                 Ok(None) => http.answer(request, known),
-                Err(page) => ready(Ok(page.answer(Reader::of(&request)))).boxed(),
+                Err(page) => at_once(page.answer(Reader::of(&request))),
             }
         })
     }
@@ -108,11 +108,11 @@ impl Web {
         }))
     }
 
-    async fn serve(self: Arc<Self>, mut request: Request<Incoming>, guest: Guest) -> Response<HttpBody> {
+    fn serve(self: Arc<Self>, mut request: Request<Incoming>, guest: Guest) -> Answering {
         let reader = Reader::of(&request);
         let visit = Visit::new(guest.tunnel.clone(), guest.addrs.peer, &request);
         if let Err(page) = check(&request) {
-            return refuse(visit, &page, StreamEnd::Finished, reader);
+            return at_once(refuse(visit, &page, StreamEnd::Finished, reader));
         }
         let wanted = Wanted::of(&request);
         let upgrade = wanted.map(|wanted| (wanted, hyper::upgrade::on(&mut request)));
@@ -120,9 +120,8 @@ impl Web {
         let request = ClientBody::new(request, visit.tally().clone(), guest.newcomer.clone(), body_patience);
         let going = Going { web: self, guest, visit, reader };
         match going.guest.tunnel.uplink.carry() {
-            Carry::Requests => going.request(request, upgrade).await,
-            // Not on the stack of requests that go as they are: it is large.
-            Carry::Connections => going.connect(request, upgrade).boxed().await,
+            Carry::Requests => going.request(request, upgrade),
+            Carry::Connections => going.connect(request, upgrade).map(Ok).boxed(),
         }
     }
 }
@@ -185,16 +184,12 @@ struct Going {
 
 impl Going {
     /// As a request, where the wire to the agent is HTTP itself.
-    async fn request(
-        self,
-        mut request: Request<ClientBody>,
-        upgrade: Option<(Wanted, OnUpgrade)>,
-    ) -> Response<HttpBody> {
+    fn request(self, mut request: Request<ClientBody>, upgrade: Option<(Wanted, OnUpgrade)>) -> Answering {
         let Guest { tunnel, newcomer, .. } = &self.guest;
         let uplink = &tunnel.uplink;
         let admitted = match uplink.admit(self.guest.client()) {
             Ok(admitted) => admitted,
-            Err(why) => return self.refused(&why),
+            Err(why) => return at_once(self.refused(&why)),
         };
         newcomer.welcome();
         let asker = self.guest.asker();
@@ -203,24 +198,26 @@ impl Going {
         headers::to_agent(request.headers_mut(), &asker, &mut words);
         match whole_uri(&asker, request.uri(), &mut words) {
             Some(uri) => *request.uri_mut() = uri,
-            None => return self.refuse(&Page::Ambiguous(UNREADABLE), StreamEnd::Finished),
+            None => return at_once(self.refuse(&Page::Ambiguous(UNREADABLE), StreamEnd::Finished)),
         }
         let upgrade = upgrade.filter(|_| http_body::Body::is_end_stream(request.body()));
         let (mut head, body) = request.into_parts();
         let connect = upgrade.and_then(|(wanted, client)| Some((wanted.connect(&mut head)?, client)));
         let Some((connect, client)) = connect else {
-            let answer = uplink.ask(admitted, Request::from_parts(head, body)).await;
-            return match answer {
-                Ok(answer) => self.answer(answer),
-                Err(why) => self.unanswered(why),
-            };
+            let asking = uplink.ask(admitted, Request::from_parts(head, body));
+            let answer = asking.map(move |answer| match answer {
+                Ok(answer) => Ok(self.answer(answer)),
+                Err(why) => Ok(self.unanswered(why)),
+            });
+            return answer.boxed();
         };
-        let answer = uplink.ask(admitted, Request::from_parts(head, Empty::new())).await;
-        match answer {
-            Ok(answer) if is_connection(&answer) => self.switch(answer, &connect, client),
-            Ok(answer) => self.answer(answer),
-            Err(why) => self.unanswered(why),
-        }
+        let asking = uplink.ask(admitted, Request::from_parts(head, Empty::new()));
+        let answer = asking.map(move |answer| match answer {
+            Ok(answer) if is_connection(&answer) => Ok(self.switch(answer, &connect, client)),
+            Ok(answer) => Ok(self.answer(answer)),
+            Err(why) => Ok(self.unanswered(why)),
+        });
+        answer.boxed()
     }
 
     /// On a connection to the origin, where the agent takes those.
@@ -327,6 +324,10 @@ impl Going {
     fn refuse(self, page: &Page, end: StreamEnd) -> Response<HttpBody> {
         refuse(self.visit, page, end, self.reader)
     }
+}
+
+fn at_once(response: Response<HttpBody>) -> Answering {
+    ready(Ok(response)).boxed()
 }
 
 fn refuse(mut visit: Visit, page: &Page, end: StreamEnd, reader: Reader) -> Response<HttpBody> {

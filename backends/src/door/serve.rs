@@ -20,6 +20,7 @@ use super::{
 use crate::{
     meters::{DoorRefused, IdleClosed},
     replay::Replay,
+    seldom::Seldom,
 };
 
 impl Hall {
@@ -87,9 +88,10 @@ impl Hall {
             .serve_connection(TokioIo::new(io), service)
             .with_upgrades();
         let mut connection = std::pin::pin!(connection);
+        let left = std::pin::pin!(self.has_to_leave(stay, seat, self.terms.keep_alive, Held::All));
         let left = tokio::select! {
             ended = connection.as_mut() => return Ended::ByItself(ended),
-            left = self.has_to_leave(stay, seat, self.terms.keep_alive, Held::All) => left,
+            left = Seldom::new(left) => left,
         };
         connection.as_mut().graceful_shutdown();
         self.leave(connection, left, stay, seat).await
@@ -112,9 +114,10 @@ impl Hall {
             .keep_alive_timeout(PONG)
             .serve_connection(TokioIo::new(io), service);
         let mut connection = std::pin::pin!(connection);
+        let left = std::pin::pin!(self.has_to_leave(stay, seat, self.terms.keep_alive_http2, Held::Clients));
         let left = tokio::select! {
             ended = connection.as_mut() => return Ended::ByItself(ended),
-            left = self.has_to_leave(stay, seat, self.terms.keep_alive_http2, Held::Clients) => left,
+            left = Seldom::new(left) => left,
         };
         connection.as_mut().graceful_shutdown();
         self.leave(connection, left, stay, seat).await

@@ -15,6 +15,7 @@ mod saying;
 use std::{future::poll_fn, sync::Arc, task::Poll};
 
 use bytes::Bytes;
+use futures_util::TryFutureExt;
 use h2::ext::Protocol;
 use http::{Request, Response};
 use http_body::Body;
@@ -92,64 +93,62 @@ impl Uplink {
     /// answer's body is a [connection](AnswerBody::into_stream), unless the answer [says otherwise](is_connection).
     ///
     /// Dropping the future aborts the request.
-    pub async fn ask<B>(&self, admitted: Admitted, request: Request<B>) -> Result<Answer, NoAnswer>
+    pub fn ask<B>(
+        &self,
+        admitted: Admitted,
+        request: Request<B>,
+    ) -> impl Future<Output = Result<Answer, NoAnswer>> + Send + use<B>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
         let (head, body) = request.into_parts();
-        let saying = Saying::new(body, head.version);
-        let asked = self.ask_somewhere(admitted, Request::from_parts(head, ()), saying).await;
+        let mut saying = Saying::new(body, head.version);
+        let head = Head {
+            is_upgrade: head.extensions.get::<Protocol>().is_some(),
+            is_whole: saying.is_over(),
+            head: Request::from_parts(head, ()),
+        };
+        let (uplink, at_its_end) = (self.clone(), self.clone());
+        // What is moved into an `async fn` is there twice. This is as large as what it holds.
+        let asked = async move {
+            if uplink.is_retired() {
+                return Err(NoStream::Retired.into());
+            }
+            let deadline = Instant::now() + uplink.0.terms.client_wait;
+            // Nearly always there is a place; nothing is to be waited for then.
+            let (exchange, place) = match uplink.send_at_once(&head)? {
+                Some(sent) => sent,
+                None => Box::pin(uplink.send_when_there_is_a_place(deadline, &head)).await?,
+            };
+            let account = Account::begin(&uplink, admitted.progress, admitted.counted);
+            let asked = Arc::new(Asked::new(account, exchange, place));
+            let mut tried = Vec::new();
+            let answer = loop {
+                if !head.is_upgrade && !head.is_whole {
+                    saying.begin();
+                }
+                match answer(&asked, &mut saying).await? {
+                    Ok(answer) => break answer,
+                    Err(Unanswered::Aborted) => return Err(NoAnswer::Aborted),
+                    Err(Unanswered::Lost) => return Err(NoAnswer::AgentLost),
+                    Err(Unanswered::Untouched) if !saying.can_repeat() => return Err(NoAnswer::Aborted),
+                    Err(Unanswered::Untouched) => {}
+                }
+                tried.extend(asked.leave());
+                let (exchange, place) = Box::pin(uplink.send_once_more(deadline, &tried, &head)).await?;
+                asked.go_to(exchange, place);
+            };
+            if head.is_upgrade && !is_connection(&answer) {
+                // Nothing will be said there. Fails where the stream is dead already.
+                let _ = asked.with(|exchange| exchange.finish(None));
+            } else if saying.goes_on() {
+                saying::go_on(saying, asked.clone());
+            }
+            let (head, ()) = answer.into_parts();
+            Ok(Response::from_parts(head, AnswerBody::new(asked)))
+        };
         // What agents do because of that is not their doing.
-        asked.map_err(|error| if self.0.ended.is_passed() { NoAnswer::TunnelClosed } else { error })
-    }
-
-    async fn ask_somewhere<B>(
-        &self,
-        admitted: Admitted,
-        head: Request<()>,
-        mut saying: Saying<B>,
-    ) -> Result<Answer, NoAnswer>
-    where
-        B: Body<Data = Bytes> + Send + Unpin + 'static,
-    {
-        if self.is_retired() {
-            return Err(NoStream::Retired.into());
-        }
-        let deadline = Instant::now() + self.0.terms.client_wait;
-        let head = Head { is_upgrade: head.extensions().get::<Protocol>().is_some(), is_whole: saying.is_over(), head };
-        // Nearly always there is a place; nothing is to be waited for then.
-        let (exchange, place) = match self.send_at_once(&head)? {
-            Some(sent) => sent,
-            None => Box::pin(self.send_when_there_is_a_place(deadline, &head)).await?,
-        };
-        let account = Account::begin(self, admitted.progress, admitted.counted);
-        let asked = Arc::new(Asked::new(account, exchange, place));
-        let mut tried = Vec::new();
-        let answer = loop {
-            if !head.is_upgrade && !head.is_whole {
-                saying.begin();
-            }
-            match answer(&asked, &mut saying).await? {
-                Ok(answer) => break answer,
-                Err(Unanswered::Aborted) => return Err(NoAnswer::Aborted),
-                Err(Unanswered::Lost) => return Err(NoAnswer::AgentLost),
-                Err(Unanswered::Untouched) if !saying.can_repeat() => return Err(NoAnswer::Aborted),
-                Err(Unanswered::Untouched) => {}
-            }
-            tried.extend(asked.leave());
-            let elsewhere = Box::pin(timeout_at(deadline, self.send_elsewhere(&tried, &head)));
-            let elsewhere = self.0.ended.token().run_until_cancelled(elsewhere).await;
-            let (exchange, place) = elsewhere.ok_or(NoAnswer::TunnelClosed)?.map_err(|_| NoStream::NoAgent)??;
-            asked.go_to(exchange, place);
-        };
-        if head.is_upgrade && !is_connection(&answer) {
-            // Nothing will be said there. Fails where the stream is dead already.
-            let _ = asked.with(|exchange| exchange.finish(None));
-        } else if saying.goes_on() {
-            saying::go_on(saying, asked.clone());
-        }
-        let (head, ()) = answer.into_parts();
-        Ok(Response::from_parts(head, AnswerBody::new(asked)))
+        asked.map_err(move |error| if at_its_end.0.ended.is_passed() { NoAnswer::TunnelClosed } else { error })
     }
 
     fn send_at_once(&self, head: &Head) -> Result<Option<(BoxExchange, Place)>, NoAnswer> {
@@ -181,6 +180,17 @@ impl Uplink {
                 return Ok((exchange, place));
             }
         }
+    }
+
+    async fn send_once_more(
+        &self,
+        deadline: Instant,
+        tried: &[u64],
+        head: &Head,
+    ) -> Result<(BoxExchange, Place), NoAnswer> {
+        let elsewhere = timeout_at(deadline, self.send_elsewhere(tried, head));
+        let sent = self.0.ended.token().run_until_cancelled(elsewhere).await.ok_or(NoAnswer::TunnelClosed)?;
+        sent.map_err(|_| NoStream::NoAgent)?
     }
 
     async fn send_elsewhere(&self, tried: &[u64], head: &Head) -> Result<(BoxExchange, Place), NoAnswer> {

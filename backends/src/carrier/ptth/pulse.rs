@@ -129,7 +129,7 @@ impl Pulse {
         if is_news && self.asked.is_none() && self.window.wants_a_look(heard - self.looked, self.last.1) {
             self.ask(cx, heard, Why::Window);
         }
-        if streams > self.streams && self.asked.is_none() && self.last.1.elapsed() >= QUIET {
+        if streams > self.streams && self.asked.is_none() && !is_news && self.last.1.elapsed() >= QUIET {
             // Somebody counts on a peer of which nothing was heard lately.
             self.ask(cx, heard, Why::Silence);
         }

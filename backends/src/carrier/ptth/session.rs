@@ -2,7 +2,7 @@
 
 use std::{
     future::poll_fn,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
@@ -34,6 +34,7 @@ use super::{
 use crate::{
     exchange::{BoxExchange, Requests},
     replay::Replay,
+    seldom::Seldom,
     session::{BoxStream, Session, SessionGone},
     sessions::Membership,
     uplink::ClientInfo,
@@ -117,12 +118,20 @@ impl Agent {
     async fn serve(mut self, sender: SendRequest<Chunk>, entry: &Entry, resets: u32) -> Ended {
         let mut stay = Some(Stay::begin(sender, entry, resets, &self));
         let (stop, uplink) = (&entry.admitted.stop, &entry.admitted.uplink);
+        let over = async {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => Ended::Stopped,
+                () = entry.replaced.cancelled() => Ended::Replaced,
+            }
+        };
+        let (over, retired) = (pin!(over), pin!(uplink.retired()));
+        let (mut over, mut retired) = (Seldom::new(over), Seldom::new(retired));
         let ended = loop {
             let no_new_streams = tokio::select! {
                 biased;
-                () = stop.cancelled() => break Ended::Stopped,
-                () = entry.replaced.cancelled() => break Ended::Replaced,
-                () = uplink.retired(), if stay.is_some() => true,
+                ended = &mut over => break ended,
+                () = &mut retired, if stay.is_some() => true,
                 step = poll_fn(|cx| self.poll_step(cx, stay.as_mut())) => match step {
                     Some(ended) => break ended,
                     None => true,
