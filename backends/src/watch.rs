@@ -37,6 +37,8 @@ pub(crate) struct Watch {
 enum Step {
     /// Told next, before anything new.
     Tell(std::vec::IntoIter<TunnelEvent>, News),
+    /// The server drains, and that is all that is told.
+    Drains,
     /// The last item has been given.
     Over,
 }
@@ -57,7 +59,11 @@ impl Watch {
     pub(crate) fn events(self) -> impl Stream<Item = Result<TunnelEvent, TunnelError>> + Send {
         let step = self.present_state();
         stream::unfold((self, step), |(watch, step)| async move {
-            let Step::Tell(mut first, mut news) = step else { return None };
+            let (mut first, mut news) = match step {
+                Step::Tell(first, news) => (first, news),
+                Step::Drains => return Some((Err(TunnelError::draining()), (watch, Step::Over))),
+                Step::Over => return None,
+            };
             if let Some(event) = first.next() {
                 return Some((Ok(event), (watch, Step::Tell(first, news))));
             }
@@ -117,6 +123,10 @@ impl Watch {
     /// What is open now, and the news from this very moment on.
     fn present_state(&self) -> Step {
         let (mut present, told) = self.tunnels.present(|about| self.interest.covers(about));
+        // What is missing then was not closed by anybody: it may come back with the server.
+        if self.tunnels.check_not_draining().is_err() {
+            return Step::Drains;
+        }
         present.push(event(What::Ready));
         Step::Tell(present.into_iter(), News { told, next: None })
     }
@@ -136,6 +146,8 @@ fn event(what: What) -> TunnelEvent {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures_util::StreamExt;
     use tunnel_api::{CloseReason, Owner, TunnelEvents};
 
@@ -168,6 +180,17 @@ mod tests {
 
     fn closed() -> What {
         What::Closed { reason: CloseReason::Requested }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_drains_does_not_say_what_there_is() {
+        let tunnels = Tunnels::new();
+        tunnels.drain(Duration::ZERO).await;
+        let mut watch =
+            tunnels.watch(Scope { owner: Owner::new("alice"), backend: "test".into() }, WatchFilter::default());
+        let told = watch.next().await.unwrap();
+        assert!(matches!(told, Err(TunnelError::Unavailable { .. })), "{told:?}");
+        assert!(watch.next().await.is_none());
     }
 
     #[tokio::test]
