@@ -84,6 +84,7 @@ fn informational_answers_are_not_the_answer() {
 fn an_unavailable_origin_is_heard() {
     keep(async |site: Site| {
         let mut first = Agent::dial(&site).await;
+        site.until_sessions(1).await;
         let _second = Agent::dial(&site).await.echo();
         site.until_sessions(2).await;
         let asking = site.ask(get("/"));
