@@ -23,7 +23,6 @@
 mod forwarded;
 mod inbox;
 mod limits;
-mod outgoing;
 mod pulse;
 mod stream;
 mod window;

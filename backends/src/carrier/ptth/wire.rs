@@ -5,14 +5,11 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-#[cfg(feature = "dial")]
-use super::outgoing::Gathering;
-use super::outgoing::Outgoing;
 use crate::{replay::Replay, sockets};
 
 /// The connection under a session. It counts what is heard, because silence is measured there and not in frames. And sessions
@@ -25,7 +22,6 @@ pub(super) struct Wire {
     frames: Frames,
     /// Frames since others had their turn.
     turn: u64,
-    out: Outgoing,
 }
 
 /// What has been heard on a connection. It only grows.
@@ -108,23 +104,11 @@ impl Wire {
 
     fn new(io: Replay, before_frames: usize) -> Self {
         sockets::keep_little_unsent(io.socket());
-        Self {
-            io,
-            heard: Arc::default(),
-            frames: Frames { header: [0; 9], have: 0, skip: before_frames },
-            turn: 0,
-            out: Outgoing::default(),
-        }
+        Self { io, heard: Arc::default(), frames: Frames { header: [0; 9], have: 0, skip: before_frames }, turn: 0 }
     }
 
     pub(super) fn heard(&self) -> Arc<Heard> {
         self.heard.clone()
-    }
-
-    /// For whoever has frames go out together.
-    #[cfg(feature = "dial")]
-    pub(super) fn gathering(&self) -> Arc<Gathering> {
-        self.out.gathering()
     }
 }
 
@@ -152,8 +136,7 @@ impl AsyncRead for Wire {
 
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let Self { io, out, .. } = &mut *self;
-        out.poll_write(Pin::new(io), cx, &[io::IoSlice::new(buf)])
+        Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -161,8 +144,7 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let Self { io, out, .. } = &mut *self;
-        out.poll_write(Pin::new(io), cx, bufs)
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -170,21 +152,11 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { io, out, .. } = &mut *self;
-        ready!(out.poll_flush(Pin::new(io), cx))?;
-        Pin::new(io).poll_flush(cx)
+        Pin::new(&mut self.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { io, out, .. } = &mut *self;
-        ready!(out.poll_empty(Pin::new(io), cx))?;
-        Pin::new(io).poll_shutdown(cx)
-    }
-}
-
-impl Drop for Wire {
-    fn drop(&mut self) {
-        self.out.send_last(Pin::new(&mut self.io));
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
 
