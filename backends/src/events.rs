@@ -22,6 +22,8 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(crate) struct Events {
     told: broadcast::Sender<Arc<Told>>,
+    /// The same but for the clients'. Every agent hears this, and must not be woken for each client of all others.
+    without_clients: broadcast::Sender<Arc<Told>>,
     /// These have their own way.
     requests: Arc<RequestWatchers>,
     /// How many were told, of both.
@@ -57,16 +59,16 @@ pub(crate) struct TunnelNews {
 
 impl Events {
     pub(crate) fn new(meters: Arc<Meters>, access_log: AccessLog) -> Self {
-        let told = broadcast::Sender::new(HELD);
-        Self { told, requests: Arc::default(), count: Arc::default(), meters, access_log }
+        let (told, without_clients) = (broadcast::Sender::new(HELD), broadcast::Sender::new(HELD));
+        Self { told, without_clients, requests: Arc::default(), count: Arc::default(), meters, access_log }
     }
 
     pub(crate) fn meters(&self) -> &Arc<Meters> {
         &self.meters
     }
 
-    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Arc<Told>> {
-        self.told.subscribe()
+    pub(crate) fn subscribe(&self, clients: bool) -> broadcast::Receiver<Arc<Told>> {
+        if clients { self.told.subscribe() } else { self.without_clients.subscribe() }
     }
 
     /// The requests of those tunnels, from now on.
@@ -82,11 +84,24 @@ impl Events {
 impl TunnelNews {
     /// Tells it to whoever watches; where nobody does, `what` is not even made.
     pub(crate) fn tell(&self, what: impl FnOnce() -> What) {
-        if self.events.told.receiver_count() == 0 {
+        self.tell_on(&[&self.events.told, &self.events.without_clients], what);
+    }
+
+    /// The same of one client, of which most watchers do not want to hear.
+    pub(crate) fn tell_client(&self, what: impl FnOnce() -> What) {
+        self.tell_on(&[&self.events.told], what);
+    }
+
+    fn tell_on(&self, ways: &[&broadcast::Sender<Arc<Told>>], what: impl FnOnce() -> What) {
+        let mut heard = ways.iter().filter(|way| way.receiver_count() > 0).peekable();
+        if heard.peek().is_none() {
             return;
         }
-        // Fails when the last watcher has just left.
-        let _ = self.events.told.send(Arc::new(self.told(what())));
+        let told = Arc::new(self.told(what()));
+        for way in heard {
+            // Fails when the last watcher has just left.
+            let _ = way.send(told.clone());
+        }
     }
 
     /// Tells of a request, in the log and to whoever watches requests. Its path may have a query.

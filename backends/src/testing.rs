@@ -150,6 +150,7 @@ macro_rules! conformance {
                 a_tunnels_life_is_told_in_order
                 an_agent_is_told_of_before_its_clients
                 a_filter_admits_only_what_it_names
+                a_watcher_may_leave_out_the_clients
                 a_slow_watcher_is_told_and_starts_anew
                 a_list_shows_how_a_tunnel_stands
             }

@@ -455,13 +455,14 @@ impl Tunnels {
     }
 
     /// Those that are open now, and the news from this very moment on.
-    pub(crate) fn present(
-        &self,
-        wants: impl Fn(&Identity) -> bool,
-    ) -> (Vec<TunnelEvent>, broadcast::Receiver<Arc<Told>>) {
+    pub(crate) fn present(&self, interest: &Interest) -> (Vec<TunnelEvent>, broadcast::Receiver<Arc<Told>>) {
         let table = self.lock();
-        let news = self.events.subscribe();
-        let wanted = table.by_id.values().filter(|tunnel| wants(tunnel.about()));
+        let news = self.events.subscribe(!interest.filter.no_clients);
+        // Each agent asks for one, and all of them may come at once.
+        let first = interest.filter.id.as_ref();
+        let asked_for = table.by_id.range((first.map_or(Bound::Unbounded, Bound::Included), Bound::Unbounded));
+        let asked_for = asked_for.take(if first.is_some() { 1 } else { usize::MAX }).map(|(_, tunnel)| tunnel);
+        let wanted = asked_for.filter(|tunnel| interest.covers(tunnel.about()));
         let present = wanted.map(|tunnel| TunnelEvent {
             time: SystemTime::now(),
             tunnel: Some(tunnel.about().id.clone()),

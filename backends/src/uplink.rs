@@ -315,7 +315,7 @@ pub struct OpenStream {
 impl OpenStream {
     fn new(account: Account, client: ClientInfo, opening: Opening) -> Self {
         let news = &account.uplink.0.news;
-        news.tell(|| What::ClientConnected { stream: account.number, client: client.client_addr });
+        news.tell_client(|| What::ClientConnected { stream: account.number, client: client.client_addr });
         Self { opening, client, account, since: Instant::now(), heard: Bytes::new() }
     }
 
@@ -360,7 +360,7 @@ impl Inner {
     /// A client's stream is over.
     fn tell_end(&self, account: &Account, who: ClientInfo, end: StreamEnd, since: Instant) {
         self.news.meters().stream_ended(end);
-        self.news.tell(|| What::ClientEnded {
+        self.news.tell_client(|| What::ClientEnded {
             stream: account.number,
             client: who.client_addr,
             end,

@@ -122,7 +122,7 @@ impl Watch {
 
     /// What is open now, and the news from this very moment on.
     fn present_state(&self) -> Step {
-        let (mut present, told) = self.tunnels.present(|about| self.interest.covers(about));
+        let (mut present, told) = self.tunnels.present(&self.interest);
         // What is missing then was not closed by anybody: it may come back with the server.
         if self.tunnels.check_not_draining().is_err() {
             return Step::Drains;

@@ -424,7 +424,12 @@ impl Keeper {
     }
 
     fn our_news(&self) -> WatchFilter {
-        WatchFilter { id: Some(self.opened.id.clone()), name: None, requests: self.feed.is_wanted() }
+        WatchFilter {
+            id: Some(self.opened.id.clone()),
+            requests: self.feed.is_wanted(),
+            no_clients: true,
+            ..WatchFilter::default()
+        }
     }
 }
 

@@ -159,6 +159,8 @@ pub struct WatchFilter {
     pub name: Option<TunnelName>,
     /// Requests too, one by one.
     pub requests: bool,
+    /// Nothing of clients one by one: neither [`What::ClientConnected`] nor [`What::ClientEnded`].
+    pub no_clients: bool,
 }
 
 impl WatchFilter {

@@ -87,7 +87,7 @@ pub async fn nobody_else_sees_a_tunnel(rig: &dyn Rig) {
     let tunnel = stage.open(WAITING).await;
     let mut watch = other.watch_from_the_present_on(WatchFilter::default()).await;
     assert_eq!(watch.what().await, What::Ready);
-    let by_id = WatchFilter { id: Some(tunnel.id.clone()), name: None, requests: false };
+    let by_id = WatchFilter { id: Some(tunnel.id.clone()), ..WatchFilter::default() };
     let mut watch_by_id = other.watch_from_the_present_on(by_id).await;
     assert_eq!(watch_by_id.what().await, What::Ready);
     assert_eq!(other.list().await, []);

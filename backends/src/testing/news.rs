@@ -95,8 +95,8 @@ pub async fn an_agent_is_told_of_before_its_clients(rig: &dyn Rig) {
 pub async fn a_filter_admits_only_what_it_names(rig: &dyn Rig) {
     let stage = Stage::new(rig);
     let first = stage.open(WAITING).await;
-    let by_id = WatchFilter { id: Some(first.id.clone()), name: None, requests: false };
-    let by_name = WatchFilter { id: None, name: Some(tunnel_name("wanted")), requests: false };
+    let by_id = WatchFilter { id: Some(first.id.clone()), ..WatchFilter::default() };
+    let by_name = WatchFilter { name: Some(tunnel_name("wanted")), ..WatchFilter::default() };
     let mut id_watch = stage.watch_from_the_present_on(by_id).await;
     let mut name_watch = stage.watch_from_the_present_on(by_name).await;
     id_watch.ready().await;
@@ -107,6 +107,35 @@ pub async fn a_filter_admits_only_what_it_names(rig: &dyn Rig) {
     stage.close(TunnelRef::Id(first.id.clone())).await.expect("the tunnel closes");
     assert_eq!(id_watch.next().await.tunnel, Some(first.id));
     assert_eq!(name_watch.next().await.tunnel, Some(wanted.id));
+}
+
+/// Of the tunnel it hears all the rest, in order.
+pub async fn a_watcher_may_leave_out_the_clients(rig: &dyn Rig) {
+    let stage = Stage::new(rig);
+    let mut all = stage.watch().await;
+    let tunnel = stage.open(WAITING).await;
+    let filter = WatchFilter { id: Some(tunnel.id.clone()), no_clients: true, ..WatchFilter::default() };
+    let mut watch = stage.watch_from_the_present_on(filter).await;
+    assert!(matches!(watch.what().await, What::Present(_)), "{watch:?}");
+    assert_eq!(watch.what().await, What::Ready);
+
+    let mut agent = TestAgent::dial(&tunnel.uri, 1);
+    assert!(matches!(watch.what().await, What::AgentConnected { .. }), "{watch:?}");
+    let client = connect(&tunnel.address).await;
+    let stream = agent.accept().await;
+    while !matches!(all.what().await, What::ClientConnected { .. }) {}
+    drop(client);
+    stream.close();
+    while !matches!(all.what().await, What::ClientEnded { .. }) {}
+    stage.close(TunnelRef::Id(tunnel.id.clone())).await.expect("the tunnel closes");
+    agent.kill().await;
+    loop {
+        match watch.what().await {
+            // Between this client and the next dial-in there may be nobody for a moment.
+            What::AgentLost { .. } | What::AgentConnected { .. } => {}
+            last => break assert_eq!(last, What::Closed { reason: CloseReason::Requested }),
+        }
+    }
 }
 
 /// What it missed is not made up for; what is open now is.

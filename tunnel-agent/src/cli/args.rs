@@ -137,6 +137,9 @@ pub(crate) struct Watch {
     /// Print each request of clients too, where the address is http or https
     #[arg(long)]
     pub(crate) requests: bool,
+    /// Print nothing of clients that come and go
+    #[arg(long)]
+    pub(crate) no_clients: bool,
     /// One line of text or one JSON object for each event
     #[arg(long, value_name = "FORMAT", default_value = "text", env = "TNL_OUTPUT", hide_env_values = true)]
     pub(crate) output: Output,

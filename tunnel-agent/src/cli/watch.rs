@@ -27,14 +27,15 @@ pub(crate) async fn run(args: &Watch, server: &Server, screen: &Screen) -> Resul
 
 async fn watch(args: &Watch, server: &Server, screen: &Screen) -> Result<(), Failure> {
     let backend = server.connect().await?;
+    let filter = WatchFilter { requests: args.requests, no_clients: args.no_clients, ..WatchFilter::default() };
     if let Some(id) = args.tunnel.as_ref().and_then(|text| id(text.as_str())) {
-        let filter = WatchFilter { id: Some(id), name: None, requests: args.requests };
+        let filter = WatchFilter { id: Some(id), ..filter.clone() };
         match tell(backend.watch_tunnels(&Caller::embedded(), &filter).await?, args.output, Watched::Id).await? {
             End::NeverThere => {}
             End::Over => return Ok(()),
         }
     }
-    let filter = WatchFilter { id: None, name: args.tunnel.clone(), requests: args.requests };
+    let filter = WatchFilter { name: args.tunnel.clone(), ..filter };
     let watched = match &args.tunnel {
         None => Watched::All,
         Some(name) => Watched::Name(screen, name),

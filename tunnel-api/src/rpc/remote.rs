@@ -96,6 +96,7 @@ impl TunnelBackend for RemoteBackend {
             id: filter.id.as_ref().map(ToString::to_string).unwrap_or_default(),
             name: name.map(|name| name.to_string()).unwrap_or_default(),
             requests: filter.requests,
+            no_clients: filter.no_clients,
         };
         let (line, place) = self.watches.place();
         let events = client(line, self.credentials.clone()).watch_tunnels(request).await?.into_inner();

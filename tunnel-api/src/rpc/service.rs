@@ -93,6 +93,7 @@ impl<B: TunnelBackend> v1::service::Tunnel for TunnelService<B> {
             id: optional("id", &request.id)?,
             name: optional("name", &request.name)?,
             requests: request.requests,
+            no_clients: request.no_clients,
         };
         let events = self.backend.watch_tunnels(&caller, &filter).await?;
         Ok(Response::new(events.map(|event| Ok(convert::event(event?))).boxed()))
