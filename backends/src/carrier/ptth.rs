@@ -23,6 +23,7 @@
 mod forwarded;
 mod inbox;
 mod limits;
+mod outgoing;
 mod pulse;
 mod stream;
 mod window;

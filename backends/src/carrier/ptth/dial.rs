@@ -4,7 +4,7 @@ use std::{
     future::poll_fn,
     io,
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -40,6 +40,7 @@ use super::{
     forwarded::addresses,
     inbox::{SharedInbox, Streams},
     limits::{self, LAST_STREAM, MOST_STREAMS, RESETS_A_SECOND},
+    outgoing::Gathering,
     pulse::{Pulse, SetWindow},
     stream::{Chunk, H2Stream},
     wire::Wire,
@@ -75,13 +76,13 @@ impl Dialler for PtthDialler {
         let come_in = async { upgrade(self.link(socket, uri).await?, uri, &name).await };
         let io = timeout(ANSWER, come_in).await.map_err(|_| DialError::Silent(silent()))??;
         let wire = Wire::to_caller(io);
-        let heard = wire.heard();
+        let (heard, gathering) = (wire.heard(), wire.gathering());
         let handshake = timeout(ANSWER, limits::answerer().handshake::<_, Chunk>(wire)).await;
         let mut connection = handshake.map_err(|_| DialError::Silent(silent()))?.map_err(|error| lost(&error))?;
         // They are there until they are taken.
         let pings = connection.ping_pong().expect("the connection's pings");
         let pulse = Pulse::new(pings, heard, self.patience);
-        Ok(Box::new(Session::start(connection, pulse, name)))
+        Ok(Box::new(Session::start(connection, gathering, pulse, name)))
     }
 
     fn clients(&self) -> ClientsPerDialIn {
@@ -194,12 +195,13 @@ struct Session {
 }
 
 impl Session {
-    fn start(connection: Connection<Wire, Chunk>, pulse: Pulse, name: SessionName) -> Self {
+    fn start(connection: Connection<Wire, Chunk>, gathering: Arc<Gathering>, pulse: Pulse, name: SessionName) -> Self {
         let (offers_in, offers) = mpsc::channel(BACKLOG);
         let (ended_in, ended) = oneshot::channel();
         let leave = CancellationToken::new();
         let driver = Driver {
             connection,
+            gathering,
             pulse,
             name,
             streams: Arc::default(),
@@ -238,6 +240,8 @@ struct Driver {
     /// Gone when no more clients are wanted; before that `ended` has been told.
     offers: Option<mpsc::Sender<Offer>>,
     ended: Option<oneshot::Sender<Result<(), DialError>>>,
+    /// What all say goes out together.
+    gathering: Arc<Gathering>,
     /// Others who were ready are having their turn first.
     lets_others_go_first: bool,
 }
@@ -289,16 +293,27 @@ impl Driver {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        while let Poll::Ready(accepted) = self.connection.poll_accept(cx) {
-            match accepted {
+        self.gathering.begin();
+        let mut ended = self.poll_connection(cx);
+        if self.gathering.end() && ended.is_pending() {
+            ended = self.poll_connection(cx);
+        }
+        if ended.is_ready() {
+            return ended;
+        }
+        self.pulse.poll(cx, &mut self.connection, &self.streams).map(|_silent| {
+            Err(DialError::Silent(io::Error::new(io::ErrorKind::TimedOut, "the server has fallen silent")))
+        })
+    }
+
+    fn poll_connection(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DialError>> {
+        loop {
+            match ready!(self.connection.poll_accept(cx)) {
                 Some(Ok((request, respond))) => self.offer(request, respond),
                 Some(Err(error)) => return Poll::Ready(Err(lost(&error))),
                 None => return Poll::Ready(Ok(())),
             }
         }
-        self.pulse.poll(cx, &mut self.connection, &self.streams).map(|_silent| {
-            Err(DialError::Silent(io::Error::new(io::ErrorKind::TimedOut, "the server has fallen silent")))
-        })
     }
 
     fn offer(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Chunk>) {

@@ -5,11 +5,14 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+#[cfg(feature = "dial")]
+use super::outgoing::Gathering;
+use super::outgoing::Outgoing;
 use crate::{replay::Replay, sockets};
 
 /// The connection under a session. It counts what is heard, because silence is measured there and not in frames. And sessions
@@ -22,6 +25,7 @@ pub(super) struct Wire {
     frames: Frames,
     /// Frames since others had their turn.
     turn: u64,
+    out: Outgoing,
 }
 
 /// What has been heard on a connection. It only grows.
@@ -104,11 +108,23 @@ impl Wire {
 
     fn new(io: Replay, before_frames: usize) -> Self {
         sockets::keep_little_unsent(io.socket());
-        Self { io, heard: Arc::default(), frames: Frames { header: [0; 9], have: 0, skip: before_frames }, turn: 0 }
+        Self {
+            io,
+            heard: Arc::default(),
+            frames: Frames { header: [0; 9], have: 0, skip: before_frames },
+            turn: 0,
+            out: Outgoing::default(),
+        }
     }
 
     pub(super) fn heard(&self) -> Arc<Heard> {
         self.heard.clone()
+    }
+
+    /// For whoever has frames go out together.
+    #[cfg(feature = "dial")]
+    pub(super) fn gathering(&self) -> Arc<Gathering> {
+        self.out.gathering()
     }
 }
 
@@ -136,7 +152,8 @@ impl AsyncRead for Wire {
 
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let Self { io, out, .. } = &mut *self;
+        out.poll_write(Pin::new(io), cx, &[io::IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
@@ -144,7 +161,8 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        let Self { io, out, .. } = &mut *self;
+        out.poll_write(Pin::new(io), cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -152,11 +170,21 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let Self { io, out, .. } = &mut *self;
+        ready!(out.poll_flush(Pin::new(io), cx))?;
+        Pin::new(io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        let Self { io, out, .. } = &mut *self;
+        ready!(out.poll_empty(Pin::new(io), cx))?;
+        Pin::new(io).poll_shutdown(cx)
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.out.send_last(Pin::new(&mut self.io));
     }
 }
 

@@ -1,0 +1,152 @@
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Waker, ready},
+};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::AsyncWrite;
+
+/// Frames that go out together. The `h2` crate writes and flushes after each DATA frame that it does not copy, of 256 bytes and more,
+/// which is a write for each answer; here they wait for one another, for as long as whoever drives the session says so.
+#[derive(Debug, Default)]
+pub(super) struct Outgoing {
+    waiting: BytesMut,
+    gathering: Arc<Gathering>,
+}
+
+/// Whether what is written is to wait, and whether something does.
+#[derive(Debug, Default)]
+pub(super) struct Gathering {
+    is_on: AtomicBool,
+    has_some: AtomicBool,
+}
+
+impl Gathering {
+    /// From now on.
+    #[cfg(any(feature = "dial", test))]
+    pub(super) fn begin(&self) {
+        self.is_on.store(true, Ordering::Relaxed);
+    }
+
+    /// No more; whether something waits, which the next flush sends.
+    #[cfg(any(feature = "dial", test))]
+    pub(super) fn end(&self) -> bool {
+        self.is_on.store(false, Ordering::Relaxed);
+        self.has_some.swap(false, Ordering::Relaxed)
+    }
+
+    fn is_on(&self) -> bool {
+        self.is_on.load(Ordering::Relaxed)
+    }
+}
+
+impl Outgoing {
+    #[cfg(any(feature = "dial", test))]
+    pub(super) fn gathering(&self) -> Arc<Gathering> {
+        self.gathering.clone()
+    }
+
+    pub(super) fn poll_write(
+        &mut self,
+        io: Pin<&mut impl AsyncWrite>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let length = bufs.iter().map(|buf| buf.len()).sum::<usize>();
+        if self.gathering.is_on() && length <= SMALL && self.waiting.len() + length <= MOST {
+            bufs.iter().for_each(|buf| self.waiting.extend_from_slice(buf));
+            self.gathering.has_some.store(true, Ordering::Relaxed);
+            return Poll::Ready(Ok(length));
+        }
+        self.write_through(io, cx, bufs)
+    }
+
+    /// With what has waited before it.
+    fn write_through(
+        &mut self,
+        mut io: Pin<&mut impl AsyncWrite>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        while !self.waiting.is_empty() {
+            let mut all = [IoSlice::new(&[]); 8];
+            all[0] = IoSlice::new(&self.waiting);
+            let others = bufs.len().min(all.len() - 1);
+            all[1..=others].copy_from_slice(&bufs[..others]);
+            let written = ready!(io.as_mut().poll_write_vectored(cx, &all[..=others]))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            let waited = written.min(self.waiting.len());
+            self.waiting.advance(waited);
+            if written > waited {
+                return Poll::Ready(Ok(written - waited));
+            }
+        }
+        if bufs.is_empty() { Poll::Ready(Ok(0)) } else { io.poll_write_vectored(cx, bufs) }
+    }
+
+    /// Unless it is to wait.
+    pub(super) fn poll_flush(&mut self, io: Pin<&mut impl AsyncWrite>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.gathering.is_on() { Poll::Ready(Ok(())) } else { self.poll_empty(io, cx) }
+    }
+
+    /// Ready when nothing waits any more.
+    pub(super) fn poll_empty(&mut self, io: Pin<&mut impl AsyncWrite>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.write_through(io, cx, &[]))?;
+        Poll::Ready(Ok(()))
+    }
+
+    /// As far as it goes at once: the connection is about to be dropped.
+    pub(super) fn send_last(&mut self, io: Pin<&mut impl AsyncWrite>) {
+        let _ = self.poll_empty(io, &mut Context::from_waker(Waker::noop()));
+    }
+}
+
+/// What is larger costs more to copy than to write.
+const SMALL: usize = 4 * 1024;
+
+/// Of what waits.
+const MOST: usize = 32 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_gathered_goes_out_in_order_and_with_what_is_large() {
+        let (mut io, mut peer) = duplex(256 * 1024);
+        let mut out = Outgoing::default();
+        let gathering = out.gathering();
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut said = Vec::new();
+        gathering.begin();
+        for length in [1, SMALL, SMALL + 1, 3, 2 * MOST, 5] {
+            let bytes = vec![length as u8; length];
+            let (head, rest) = bytes.split_at(1);
+            let mut bufs: &mut [IoSlice<'_>] = &mut [IoSlice::new(head), IoSlice::new(rest)];
+            while bufs.iter().any(|buf| !buf.is_empty()) {
+                let Poll::Ready(written) = out.poll_write(Pin::new(&mut io), &mut cx, bufs) else {
+                    panic!("it is full")
+                };
+                IoSlice::advance_slices(&mut bufs, written.unwrap());
+            }
+            assert!(out.poll_flush(Pin::new(&mut io), &mut cx).is_ready());
+            said.extend_from_slice(&bytes);
+        }
+        assert_eq!(out.waiting.len(), 5);
+        assert!(gathering.end() && !gathering.end());
+        assert!(out.poll_flush(Pin::new(&mut io), &mut cx).is_ready());
+        drop(io);
+        let mut heard = Vec::new();
+        peer.read_to_end(&mut heard).await.unwrap();
+        assert!(heard == said, "{} bytes of {}", heard.len(), said.len());
+    }
+}
