@@ -37,7 +37,7 @@ impl Gathering {
     #[cfg(any(feature = "dial", test))]
     pub(super) fn end(&self) -> bool {
         self.is_on.store(false, Ordering::Relaxed);
-        self.has_some.swap(false, Ordering::Relaxed)
+        self.has_some.load(Ordering::Relaxed)
     }
 
     fn is_on(&self) -> bool {
@@ -84,6 +84,7 @@ impl Outgoing {
             }
             let waited = written.min(self.waiting.len());
             self.waiting.advance(waited);
+            self.gathering.has_some.store(!self.waiting.is_empty(), Ordering::Relaxed);
             if written > waited {
                 return Poll::Ready(Ok(written - waited));
             }
@@ -148,5 +149,30 @@ mod tests {
         let mut heard = Vec::new();
         peer.read_to_end(&mut heard).await.unwrap();
         assert!(heard == said, "{} bytes of {}", heard.len(), said.len());
+    }
+
+    #[tokio::test]
+    async fn what_finds_no_room_is_not_forgotten() {
+        let (mut io, mut peer) = duplex(3);
+        let mut out = Outgoing::default();
+        let gathering = out.gathering();
+        let mut cx = Context::from_waker(Waker::noop());
+        gathering.begin();
+        assert!(out.poll_write(Pin::new(&mut io), &mut cx, &[IoSlice::new(b"seven b")]).is_ready());
+        let mut heard = Vec::new();
+        while heard.len() < 7 {
+            assert!(gathering.end(), "{} bytes wait", out.waiting.len());
+            let _ = out.poll_flush(Pin::new(&mut io), &mut cx);
+            heard.push(peer.read_u8().await.unwrap());
+            gathering.begin();
+            assert!(out.poll_flush(Pin::new(&mut io), &mut cx).is_ready());
+            if out.waiting.is_empty() {
+                assert!(!gathering.end());
+                break;
+            }
+        }
+        drop(io);
+        peer.read_to_end(&mut heard).await.unwrap();
+        assert_eq!(heard, b"seven b");
     }
 }
