@@ -33,7 +33,7 @@ impl Gathering {
         self.is_on.store(true, Ordering::Relaxed);
     }
 
-    /// No more; whether something waits, which the next flush sends.
+    /// No more; whether something waits, which the next flush sends as far as there is room.
     #[cfg(any(feature = "dial", test))]
     pub(super) fn end(&self) -> bool {
         self.is_on.store(false, Ordering::Relaxed);
@@ -143,8 +143,9 @@ mod tests {
             said.extend_from_slice(&bytes);
         }
         assert_eq!(out.waiting.len(), 5);
-        assert!(gathering.end() && !gathering.end());
+        assert!(gathering.end());
         assert!(out.poll_flush(Pin::new(&mut io), &mut cx).is_ready());
+        assert!(!gathering.end());
         drop(io);
         let mut heard = Vec::new();
         peer.read_to_end(&mut heard).await.unwrap();

@@ -88,6 +88,8 @@ struct Agent {
     connection: Connection<Wire, Chunk>,
     pulse: Pulse,
     streams: Arc<Streams>,
+    /// Others who were ready are having their turn first.
+    lets_others_go_first: bool,
 }
 
 impl SetWindow for Connection<Wire, Chunk> {
@@ -104,7 +106,7 @@ impl Agent {
         // They are there until they are taken.
         let pings = connection.ping_pong().expect("the connection's pings");
         let pulse = Pulse::new(pings, heard, entry.admitted.patience);
-        let mut agent = Self { connection, pulse, streams: Arc::default() };
+        let mut agent = Self { connection, pulse, streams: Arc::default(), lets_others_go_first: false };
         poll_fn(|cx| match agent.poll(cx) {
             Poll::Ready(Ended::Broken(error)) => Poll::Ready(Err(error)),
             Poll::Ready(_) => Poll::Ready(Err(Reason::CANCEL.into())),
@@ -167,6 +169,12 @@ impl Agent {
 
     /// Drives the connection; ready when it has ended.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        // As in the agent's half: what all have to say who are ready goes out in one.
+        self.lets_others_go_first = !self.lets_others_go_first;
+        if self.lets_others_go_first {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         if let Poll::Ready(ended) = Pin::new(&mut self.connection).poll(cx) {
             return Poll::Ready(ended.map_or_else(Ended::Broken, |()| Ended::Done));
         }
