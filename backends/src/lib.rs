@@ -66,7 +66,6 @@ pub mod registry;
 pub mod requests;
 #[cfg(feature = "serve")]
 pub mod restore;
-#[cfg(feature = "serve")]
 mod seldom;
 #[cfg(feature = "serve")]
 pub mod session;

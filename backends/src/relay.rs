@@ -22,6 +22,7 @@
 //! The copy is portable. Between two sockets on Linux, what moves in bulk goes by `splice` instead (`pipe.rs`, and `Flow` says
 //! when); nothing above knows the difference.
 
+mod buffer;
 mod duplex;
 mod flow;
 mod pace;
@@ -35,7 +36,7 @@ mod turn;
 use std::{
     future::poll_fn,
     io::ErrorKind,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::atomic::{AtomicU64, Ordering},
     task::{Context, Poll, ready},
     time::Duration,
@@ -51,6 +52,8 @@ use flow::{Broken, Flow, FlowState};
 pub use pace::{Bucket, Pace};
 #[cfg(feature = "serve")]
 pub(crate) use pace::{Queue, Toll};
+
+use crate::seldom::Seldom;
 
 /// Relays between `client` and `agent`, no faster than `pace`, until both directions have ended, either side aborts, or
 /// `cancel` fires.
@@ -68,14 +71,18 @@ pub async fn relay<C: Duplex, A: Duplex>(
         ends: [&mut client, &mut agent],
         flows: [Flow::new(&progress.to_agent, &pace.to_agent), Flow::new(&progress.to_client, &pace.to_client)],
         times,
-        first: 0,
+        // What the client has said already is passed on before anything is awaited of the agent.
+        first: 1,
         lingering: false,
         stall: None,
         asking: None,
     };
+    // Asked when it fires, and not with everything that moves: it is a whole tunnel's, and asking takes locks.
+    let cancelled = pin!(cancel.cancelled());
+    let cancelled = Seldom::new(cancelled);
     let end = tokio::select! {
         biased;
-        () = cancel.cancelled() => {
+        () = cancelled => {
             relay.abort_both();
             RelayEnd::Cancelled
         }

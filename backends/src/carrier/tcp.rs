@@ -11,6 +11,8 @@
 #[cfg(feature = "dial")]
 mod dial;
 #[cfg(feature = "serve")]
+mod paired;
+#[cfg(feature = "serve")]
 mod serve;
 
 #[cfg(feature = "dial")]

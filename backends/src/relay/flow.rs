@@ -1,5 +1,6 @@
 use std::{
     io::{self, ErrorKind},
+    mem,
     pin::Pin,
     sync::{
         Arc,
@@ -17,6 +18,7 @@ use tokio_util::io::poll_read_buf;
 
 use super::{
     Duplex,
+    buffer::{self, BUFFER},
     pace::{Bucket, Queue, Turn},
 };
 #[cfg(target_os = "linux")]
@@ -211,7 +213,7 @@ impl<'a> Flow<'a> {
         // The buffer comes with the readiness and goes when it is over: an idle direction holds none.
         if self.held.capacity() == 0 {
             ready!(source.poll_readable(cx))?;
-            self.held = Vec::with_capacity(BUFFER);
+            self.held = buffer::take();
         }
         match poll_read_buf(Pin::new(source), cx, &mut (&mut self.held).limit(most)) {
             Poll::Ready(Ok(0)) => {
@@ -268,7 +270,7 @@ impl<'a> Flow<'a> {
     }
 
     fn release(&mut self) {
-        self.held = Vec::new();
+        buffer::give_back(mem::take(&mut self.held));
         self.written = 0;
         #[cfg(target_os = "linux")]
         {
@@ -305,7 +307,7 @@ impl Flow<'_> {
             Some(pipe) => pipe,
             None => {
                 // It has been written, or nothing would be read.
-                self.held = Vec::new();
+                buffer::give_back(mem::take(&mut self.held));
                 self.pipe.insert(Pipe::take()?)
             }
         };
@@ -354,7 +356,3 @@ const WASTE_PAUSE: Duration = Duration::from_millis(10);
 /// A splice that moves less is followed by a copy.
 #[cfg(target_os = "linux")]
 const WORTH_A_PIPE: usize = 16 * 1024;
-
-/// Large enough that a bulk transfer spends its time in the kernel's copy and not on the way there, small enough that a
-/// thousand busy connections hold 128 MiB.
-const BUFFER: usize = 64 * 1024;

@@ -8,13 +8,14 @@ use std::{
 use async_trait::async_trait;
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncWriteExt, Interest},
+    io::Interest,
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore, oneshot},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tunnel_api::{Caller, TunnelError, TunnelUri};
 
+use super::paired::Paired;
 use crate::{
     acceptor::Acceptor,
     carrier::{Admission, Carrier, DialFrom, WhereTo},
@@ -22,7 +23,6 @@ use crate::{
     lease::Lease,
     meters::DialInRefused,
     ports::{Choice, PortPool},
-    proxy,
     session::{BoxStream, Session, SessionGone},
     sockets,
     uplink::{ClientInfo, Uplink},
@@ -186,12 +186,8 @@ impl Drop for Claimed {
 #[async_trait]
 impl Session for TcpSession {
     async fn open(&self, client: &ClientInfo) -> Result<BoxStream, SessionGone> {
-        let mut socket = self.claim().await.ok_or(SessionGone)?;
-        if self.proxy_protocol {
-            // The first bytes on a fresh socket: they fit its buffer, so this does not wait.
-            socket.write_all(&proxy::header(client.client_addr, client.public_addr)).await.map_err(|_| SessionGone)?;
-        }
-        Ok(Box::new(socket))
+        let socket = self.claim().await.ok_or(SessionGone)?;
+        Ok(if self.proxy_protocol { Box::new(Paired::new(socket, client)) } else { Box::new(socket) })
     }
 
     fn room(&self) -> usize {
