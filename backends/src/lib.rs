@@ -66,7 +66,7 @@ pub mod registry;
 pub mod requests;
 #[cfg(feature = "serve")]
 pub mod restore;
-mod seldom;
+pub mod seldom;
 #[cfg(feature = "serve")]
 pub mod session;
 #[cfg(feature = "serve")]

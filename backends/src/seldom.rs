@@ -1,8 +1,9 @@
 //! What is waited for beside something busy.
 
 use std::{
+    fmt,
     future::Future,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,13 +12,31 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
+use tokio_util::sync::CancellationToken;
 
 /// A future that is polled when it has been woken itself, and not whenever its task is: it may be there for a connection's whole
 /// life, and to ask a dozen timers and tokens, some of them everybody's, costs locks.
-pub(crate) struct Seldom<F> {
+pub struct Seldom<F> {
     future: F,
     bell: Arc<Bell>,
     waker: Waker,
+}
+
+impl<F> fmt::Debug for Seldom<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seldom").finish_non_exhaustive()
+    }
+}
+
+/// What comes of it, unless that is cancelled first. In place, because a future that is handed on is moved each time, and is there as
+/// often; and the token, which may be many tasks', is asked when it fires.
+pub async fn unless_cancelled<F: Future>(token: &CancellationToken, what: Pin<&mut F>) -> Option<F::Output> {
+    let cancelled = pin!(token.cancelled());
+    tokio::select! {
+        biased;
+        () = Seldom::new(cancelled) => None,
+        came_of_it = what => Some(came_of_it),
+    }
 }
 
 struct Bell {
@@ -26,7 +45,8 @@ struct Bell {
 }
 
 impl<F: Future + Unpin> Seldom<F> {
-    pub(crate) fn new(future: F) -> Self {
+    /// Of a future that has not been polled yet.
+    pub fn new(future: F) -> Self {
         let bell = Arc::new(Bell { has_rung: AtomicBool::new(true), task: AtomicWaker::new() });
         Self { future, waker: bell.clone().into(), bell }
     }

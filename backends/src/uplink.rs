@@ -11,6 +11,7 @@ use std::{
     fmt,
     future::poll_fn,
     net::SocketAddr,
+    pin::pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -35,6 +36,7 @@ use crate::{
     quotas::{Counted, Permit, Refused, Share},
     relay::{Duplex, Pace, Progress, RelayEnd, RelayTimes, Side, relay},
     requests::Ended,
+    seldom::unless_cancelled,
     session::{BoxStream, Session},
     sessions::{Membership, Place, Sessions},
 };
@@ -373,7 +375,7 @@ impl Inner {
 
     /// A stream may take its time to go. When the tunnel is over nobody waits for it.
     async fn unless_ended(&self, gone: impl Future<Output = ()>) {
-        self.ended.token().run_until_cancelled(gone).await;
+        unless_cancelled(self.ended.token(), pin!(gone)).await;
     }
 }
 

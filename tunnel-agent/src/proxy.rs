@@ -28,7 +28,10 @@ use tower::{BoxError, Service};
 use tracing::Instrument;
 use tunnel_backends::relay::{Pace, Progress, RelayTimes, relay};
 
-use crate::{RequestBody, Target, serve::wire::Wire};
+use crate::{
+    RequestBody, Target,
+    serve::{AnswerBody, wire::Wire},
+};
 pub(crate) use answer::Answer;
 use headers::{strip, upgrade_asked};
 use local::{Local, NoAnswer};
@@ -99,9 +102,14 @@ impl Proxy {
         Self(Arc::new(passing))
     }
 
-    /// Answers what comes out of a tunnel: as the service does, without its boxes.
-    pub(crate) async fn answer(&self, request: Request<RequestBody>) -> Result<Response<Answer>, BoxError> {
-        self.0.pass(request.map(Said::ByClient)).await
+    /// Answers what comes out of a tunnel: as the service does, without its boxes. (But a request is in one, or it would be there twice
+    /// for each `async fn` that it is handed on to.)
+    pub(crate) fn answer(
+        self,
+        request: Request<RequestBody>,
+    ) -> impl Future<Output = Result<Response<AnswerBody>, BoxError>> + Send {
+        let request = Box::new(request.map(Said::ByClient));
+        async move { self.0.pass(request).await.map(|response| response.map(AnswerBody::OfProxy)) }
     }
 }
 
@@ -123,7 +131,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let passing = self.0.clone();
-        let request = request.map(Said::by_other);
+        let request = Box::new(request.map(Said::by_other));
         Box::pin(async move {
             let response = passing.pass(request).await;
             response.map(|response| response.map(|body| body.map_err(Into::into).boxed_unsync()))
@@ -132,7 +140,7 @@ where
 }
 
 impl Passing {
-    async fn pass(&self, mut request: Request<Said>) -> Result<Response<Answer>, BoxError> {
+    async fn pass(&self, mut request: Box<Request<Said>>) -> Result<Response<Answer>, BoxError> {
         let reads = page::Reads::of(request.headers());
         let upgrade = upgrade_asked(&mut request);
         let by_h2c = upgrade.is_none() && (self.speaks_h2c || is_grpc(request.headers()));

@@ -7,12 +7,12 @@ mod pipe;
 mod upgrade;
 pub(crate) mod wire;
 
-use std::{future::poll_fn, sync::Arc};
+use std::{future::poll_fn, pin::pin, sync::Arc};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tunnel_api::{PublicAddress, TunnelId};
-use tunnel_backends::carrier::RequestOffer;
+use tunnel_backends::{carrier::RequestOffer, seldom::unless_cancelled};
 
 use crate::{
     AgentState, Peer, Requests,
@@ -96,8 +96,8 @@ impl Serving {
             Offered::Connection(connection) => {
                 tokio::spawn(async move {
                     let Self { app, hang_up } = &*serving;
-                    let served = connection::serve(connection, app.clone(), hang_up.clone());
-                    hang_up.run_until_cancelled(served).await;
+                    let served = pin!(connection::serve(connection, app.clone(), hang_up.clone()));
+                    unless_cancelled(hang_up, served).await;
                 });
             }
             Offered::Request(OfferedRequest { offer, open }) if offer.protocol().is_some() => {
@@ -108,7 +108,10 @@ impl Serving {
             }
             Offered::Request(OfferedRequest { offer, open }) => {
                 tokio::spawn(async move {
-                    serving.hang_up.run_until_cancelled(answer(offer, &serving.app)).await;
+                    {
+                        let answered = pin!(answer(offer, &serving.app));
+                        unless_cancelled(&serving.hang_up, answered).await;
+                    }
                     drop(open);
                 });
             }

@@ -1,4 +1,4 @@
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, pin::pin, sync::Arc};
 
 use tokio::{
     net::TcpStream,
@@ -12,7 +12,7 @@ use super::{
     meet::Met,
     room::Room,
 };
-use crate::{acceptor::Acceptor, meters::DoorRefused, sockets};
+use crate::{acceptor::Acceptor, meters::DoorRefused, seldom::unless_cancelled, sockets};
 
 /// What all connections share.
 pub(super) struct Hall {
@@ -52,7 +52,10 @@ pub(super) async fn accept(mut acceptor: Acceptor, hall: Arc<Hall>, tasks: TaskT
         let seat = hall.lobby.enter(peer.ip());
         let was_full = seat.was_anothers();
         let (hall, cut) = (hall.clone(), hall.cut.clone());
-        tasks.spawn(async move { cut.run_until_cancelled(receive(socket, peer, arrival, seat, hall)).await });
+        tasks.spawn(async move {
+            let received = pin!(receive(socket, peer, arrival, seat, hall));
+            unless_cancelled(&cut, received).await
+        });
         if was_full {
             // Let whoever had the seat hang up, or a crowd takes up more descriptors than there are seats.
             tokio::task::yield_now().await;

@@ -72,7 +72,7 @@ impl Connections {
     pub(super) async fn ask(
         self: &Arc<Self>,
         service: &Service,
-        mut request: Request<Said>,
+        mut request: Box<Request<Said>>,
     ) -> Result<(Response<Incoming>, InUse), NotAnswered> {
         loop {
             let (mut connection, was_kept) = match self.take() {
@@ -81,7 +81,7 @@ impl Connections {
                 None => (Box::pin(Connection::open(service)).await?, false),
             };
             let says_more = !request.body().is_end_stream();
-            let mut answered = pin!(connection.sender.try_send_request(request));
+            let mut answered = pin!(connection.sender.try_send_request(*request));
             if says_more {
                 // It goes on while nobody takes the answer, or after it.
                 connection.spawn();
@@ -95,7 +95,7 @@ impl Connections {
             match answered.await {
                 Ok(response) => return Ok((response, in_use)),
                 Err(mut failed) => match failed.take_message() {
-                    Some(unsent) if was_kept => request = unsent,
+                    Some(unsent) if was_kept => *request = unsent,
                     _ => return Err(NotAnswered::Broken(failed.into_error())),
                 },
             }

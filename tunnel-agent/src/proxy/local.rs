@@ -66,9 +66,13 @@ impl Local {
 
     /// Sent again only where nothing of it was sent: on a connection that the service had closed meanwhile. Dropping the future, or the
     /// answer's body before its end, aborts the request.
-    pub(super) async fn ask(&self, request: Request<Said>, by_h2c: bool) -> Result<http::Response<Answer>, NoAnswer> {
+    pub(super) async fn ask(
+        &self,
+        request: Box<Request<Said>>,
+        by_h2c: bool,
+    ) -> Result<http::Response<Answer>, NoAnswer> {
         if by_h2c {
-            let response = Box::pin(self.http2.request(request)).await.map_err(no_answer_by_h2c)?;
+            let response = Box::pin(self.http2.request(*request)).await.map_err(no_answer_by_h2c)?;
             // A reset is enough, and the connection is others' too.
             return Ok(response.map(Answer::by_http2));
         }

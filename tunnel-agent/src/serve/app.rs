@@ -10,6 +10,7 @@ use std::{
 
 use axum::extract::ConnectInfo;
 use bytes::Bytes;
+use futures_util::future::Either;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
@@ -49,19 +50,19 @@ impl App {
     }
 
     /// Told who asks, as axum's `ConnectInfo` and on its own.
-    pub(super) async fn answer(
+    pub(super) fn answer(
         self,
         mut request: Request<RequestBody>,
         peer: Option<Peer>,
-    ) -> Result<Response<AnswerBody>, BoxError> {
+    ) -> impl Future<Output = Result<Response<AnswerBody>, BoxError>> + Send {
         match self {
-            Self::Proxy(proxy) => proxy.answer(request).await.map(|response| response.map(AnswerBody::OfProxy)),
+            Self::Proxy(proxy) => Either::Left(proxy.answer(request)),
             Self::Other(app) => {
                 if let Some(peer) = peer {
                     request.extensions_mut().insert(peer);
                     request.extensions_mut().insert(ConnectInfo(peer));
                 }
-                app.answer(request).await
+                Either::Right(app.answer(request))
             }
         }
     }
