@@ -230,6 +230,7 @@ impl Relay<'_> {
             Stop::Finished => RelayEnd::Finished,
             Stop::LastWordsDelivered => {
                 // The other end gets `linger` to take in what it was told. It is no abort, even if it resets us now.
+                self.flows.iter_mut().for_each(Flow::told_all);
                 let _ = timeout(self.times.linger, poll_fn(|cx| self.poll_copy(cx))).await;
                 RelayEnd::Finished
             }

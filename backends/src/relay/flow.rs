@@ -42,11 +42,14 @@ pub(super) struct Flow<'a> {
 }
 
 /// What is read and thrown away. Whoever is in the middle of saying something gets to its end and hears then what it was told; but
-/// one that talks on and on must not keep both of us busy for as long as it is heard.
+/// one that talks on and on must not keep both of us busy for as long as it is heard. Nor must it be heard for long when it has been told
+/// all: what it says fills the kernel's buffers all the way here, and of those there are so many for the whole machine.
 #[derive(Default)]
 struct Waste {
     bytes: usize,
     pause: Option<Pin<Box<Sleep>>>,
+    /// Pauses that are left, where nothing more is to be told.
+    pauses_left: Option<usize>,
 }
 
 impl Waste {
@@ -54,7 +57,13 @@ impl Waste {
         self.bytes = self.bytes.saturating_add(bytes);
         if self.bytes > FREELY_WASTED {
             self.pause = Some(Box::pin(sleep(WASTE_PAUSE)));
+            self.pauses_left = self.pauses_left.map(|left| left.saturating_sub(1));
         }
+    }
+
+    /// More of it than anybody says who would listen.
+    fn is_enough(&self) -> bool {
+        self.pauses_left == Some(0)
     }
 
     fn poll_wanted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -179,8 +188,18 @@ impl<'a> Flow<'a> {
         self.queue.leave();
     }
 
+    /// The source has been told all. What it still says is heard out, within reason.
+    pub(super) fn told_all(&mut self) {
+        self.waste.pauses_left = Some(LAST_PAUSES);
+    }
+
     fn poll_fill(&mut self, cx: &mut Context<'_>, source: &mut dyn Duplex, sink: &dyn Duplex) -> Poll<io::Result<()>> {
         ready!(self.waste.poll_wanted(cx));
+        if self.waste.is_enough() {
+            self.release();
+            self.state = FlowState::Ended;
+            return Poll::Ready(Ok(()));
+        }
         if !self.queue.is_paced() {
             self.queue.leave();
             #[cfg(target_os = "linux")]
@@ -352,6 +371,9 @@ const FREELY_WASTED: usize = 64 * 1024 * 1024;
 
 /// After each read beyond that: 6 MB/s.
 const WASTE_PAUSE: Duration = Duration::from_millis(10);
+
+/// A quarter of a second to listen in, for whoever has been told all.
+const LAST_PAUSES: usize = 25;
 
 /// A splice that moves less is followed by a copy.
 #[cfg(target_os = "linux")]
