@@ -459,9 +459,8 @@ impl Tunnels {
         let table = self.lock();
         let news = self.events.subscribe(!interest.filter.no_clients);
         // Each agent asks for one, and all of them may come at once.
-        let first = interest.filter.id.as_ref();
-        let asked_for = table.by_id.range((first.map_or(Bound::Unbounded, Bound::Included), Bound::Unbounded));
-        let asked_for = asked_for.take(if first.is_some() { 1 } else { usize::MAX }).map(|(_, tunnel)| tunnel);
+        let bound = interest.filter.id.as_ref().map_or(Bound::Unbounded, Bound::Included);
+        let asked_for = table.by_id.range((bound, bound)).map(|(_, tunnel)| tunnel);
         let wanted = asked_for.filter(|tunnel| interest.covers(tunnel.about()));
         let present = wanted.map(|tunnel| TunnelEvent {
             time: SystemTime::now(),
