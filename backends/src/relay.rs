@@ -53,7 +53,7 @@ pub use pace::{Bucket, Pace};
 #[cfg(feature = "serve")]
 pub(crate) use pace::{Queue, Toll};
 
-use crate::seldom::Seldom;
+use crate::seldom::unless_cancelled;
 
 /// Relays between `client` and `agent`, no faster than `pace`, until both directions have ended, either side aborts, or
 /// `cancel` fires.
@@ -77,17 +77,11 @@ pub async fn relay<C: Duplex, A: Duplex>(
         stall: None,
         asking: None,
     };
-    // Asked when it fires, and not with everything that moves: it is a whole tunnel's, and asking takes locks.
-    let cancelled = pin!(cancel.cancelled());
-    let cancelled = Seldom::new(cancelled);
-    let end = tokio::select! {
-        biased;
-        () = cancelled => {
-            relay.abort_both();
-            RelayEnd::Cancelled
-        }
-        end = relay.run() => end,
-    };
+    let ended = unless_cancelled(cancel, pin!(relay.run())).await;
+    let end = ended.unwrap_or_else(|| {
+        relay.abort_both();
+        RelayEnd::Cancelled
+    });
     if end == RelayEnd::Finished {
         for end in &mut relay.ends {
             end.finish_on_drop();
