@@ -28,6 +28,7 @@ mod flow;
 mod pace;
 #[cfg(target_os = "linux")]
 mod pipe;
+mod room;
 #[cfg(test)]
 mod tests;
 #[cfg(target_os = "linux")]

@@ -20,6 +20,7 @@ use super::{
     Duplex,
     buffer::{self, BUFFER},
     pace::{Bucket, Queue, Turn},
+    room,
 };
 #[cfg(target_os = "linux")]
 use super::{pipe::Pipe, turn::BulkTurn};
@@ -36,6 +37,8 @@ pub(super) struct Flow<'a> {
     turn: BulkTurn,
     /// The last read filled its buffer.
     is_bulk: bool,
+    /// One did before, and the sockets have been told.
+    was_bulk: bool,
     moved: &'a AtomicU64,
     queue: Queue<&'a [Arc<Bucket>]>,
     waste: Waste,
@@ -106,6 +109,7 @@ impl<'a> Flow<'a> {
             #[cfg(target_os = "linux")]
             turn: BulkTurn::default(),
             is_bulk: false,
+            was_bulk: false,
             moved,
             queue: Queue::new(buckets),
             waste: Waste::default(),
@@ -202,6 +206,7 @@ impl<'a> Flow<'a> {
         }
         if !self.queue.is_paced() {
             self.queue.leave();
+            self.expect_bulk(source, sink);
             #[cfg(target_os = "linux")]
             if let Some(spliced) = self.poll_splice(cx, source, sink) {
                 return spliced;
@@ -218,6 +223,20 @@ impl<'a> Flow<'a> {
             _ => 0,
         });
         read.map_ok(|_| ())
+    }
+
+    /// Once, when it turns out that much is moving.
+    fn expect_bulk(&mut self, source: &dyn Duplex, sink: &dyn Duplex) {
+        if !self.is_bulk || self.was_bulk {
+            return;
+        }
+        self.was_bulk = true;
+        if let Some(source) = source.socket() {
+            room::limit_unread(source);
+        }
+        if let Some(sink) = sink.socket() {
+            room::limit_unsent(sink);
+        }
     }
 
     /// Takes a turn where there is something to read, and keeps its place in the queue until then.
