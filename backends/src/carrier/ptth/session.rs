@@ -48,7 +48,8 @@ pub(super) async fn serve(io: Replay, entry: Entry, resets: u32, deadline: Insta
         biased;
         () = stop.cancelled() => return,
         () = entry.replaced.cancelled() => return,
-        met = timeout_at(deadline, Agent::meet(io, &entry)) => met,
+        // On the heap, as the agent is: a future has room for all that is ever in it, and sessions are idle for days.
+        met = timeout_at(deadline, Box::pin(Agent::meet(io, &entry))) => met,
     };
     let ended = match met {
         Ok(Ok((agent, sender))) => agent.serve(sender, &entry, resets).await,
@@ -99,14 +100,14 @@ impl SetWindow for Connection<Wire, Chunk> {
 }
 
 impl Agent {
-    async fn meet(io: Replay, entry: &Entry) -> Result<(Self, SendRequest<Chunk>), h2::Error> {
+    async fn meet(io: Replay, entry: &Entry) -> Result<(Box<Self>, SendRequest<Chunk>), h2::Error> {
         let wire = Wire::to_answerer(io);
         let heard = wire.heard();
         let (sender, mut connection) = limits::caller().handshake(wire).await?;
         // They are there until they are taken.
         let pings = connection.ping_pong().expect("the connection's pings");
         let pulse = Pulse::new(pings, heard, entry.admitted.patience);
-        let mut agent = Self { connection, pulse, streams: Arc::default(), lets_others_go_first: false };
+        let mut agent = Box::new(Self { connection, pulse, streams: Arc::default(), lets_others_go_first: false });
         poll_fn(|cx| match agent.poll(cx) {
             Poll::Ready(Ended::Broken(error)) => Poll::Ready(Err(error)),
             Poll::Ready(_) => Poll::Ready(Err(Reason::CANCEL.into())),
@@ -117,7 +118,7 @@ impl Agent {
         Ok((agent, sender))
     }
 
-    async fn serve(mut self, sender: SendRequest<Chunk>, entry: &Entry, resets: u32) -> Ended {
+    async fn serve(mut self: Box<Self>, sender: SendRequest<Chunk>, entry: &Entry, resets: u32) -> Ended {
         let mut stay = Some(Stay::begin(sender, entry, resets, &self));
         let (stop, uplink) = (&entry.admitted.stop, &entry.admitted.uplink);
         let over = async {
