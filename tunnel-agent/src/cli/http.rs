@@ -28,8 +28,8 @@ pub(crate) async fn run(args: &Http, server: &Server, screen: &Screen) -> Result
         opened = open(args, server) => opened?,
         () = signals.next() => return Ok(()),
     };
-    // From the first one on.
-    let requests = served.requests();
+    // From the first one on, where anybody sees them: the server tells each to whoever asks.
+    let requests = screen.has_notes().then(|| served.requests());
     if let Err(failure) = args.opening.announce(served.id(), served.address(), &args.target) {
         served.leave().await;
         return Err(failure);
@@ -84,7 +84,8 @@ impl Counts {
 }
 
 /// Each request when it has ended, for as long as there are any.
-async fn show(mut requests: Requests, counts: &Counts, screen: &Screen) -> Infallible {
+async fn show(requests: Option<Requests>, counts: &Counts, screen: &Screen) -> Infallible {
+    let Some(mut requests) = requests else { return std::future::pending().await };
     let mut so_far = counts.get();
     while let Some(first) = requests.next().await {
         let (now, mut lines, mut text) = (seconds(SystemTime::now()), 0, String::new());

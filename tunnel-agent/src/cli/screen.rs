@@ -44,7 +44,12 @@ impl Screen {
 
     /// Whether there is a line that is drawn anew.
     pub(crate) fn is_live(&self) -> bool {
-        self.is_live && !self.is_quiet
+        self.is_live && self.has_notes()
+    }
+
+    /// Whether what is good to know is shown.
+    pub(crate) fn has_notes(&self) -> bool {
+        !self.is_quiet
     }
 
     pub(crate) fn has_colours(&self) -> bool {
@@ -58,7 +63,7 @@ impl Screen {
 
     /// What is good to know.
     pub(crate) fn note(&self, text: &str) {
-        if !self.is_quiet {
+        if self.has_notes() {
             self.say(text);
         }
     }
