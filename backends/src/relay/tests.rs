@@ -10,6 +10,8 @@ mod last_words;
 mod pace;
 mod property;
 mod scripted;
+#[cfg(target_os = "linux")]
+mod spliced;
 #[cfg(unix)]
 mod unix;
 mod waits;

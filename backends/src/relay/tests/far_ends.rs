@@ -78,7 +78,7 @@ async fn relay_between(
 }
 
 /// The far end and the near one.
-async fn connection() -> (TcpStream, TcpStream) {
+pub(super) async fn connection() -> (TcpStream, TcpStream) {
     let listener = sockets::listen("127.0.0.1:0".parse().expect("an address")).expect("a listener");
     let addr = listener.local_addr().expect("its address");
     let dialled = sockets::connect(addr, Duration::from_secs(10)).await.expect("a connection");
