@@ -29,6 +29,8 @@ mod pace;
 #[cfg(target_os = "linux")]
 mod pipe;
 mod room;
+#[cfg(target_os = "linux")]
+mod stands;
 #[cfg(test)]
 mod tests;
 #[cfg(target_os = "linux")]

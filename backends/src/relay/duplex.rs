@@ -105,9 +105,11 @@ mod sent {
         task::{Context, Poll, ready},
     };
 
-    use rustix::event::{PollFd, PollFlags, Timespec};
+    use rustix::event::PollFlags;
     use socket2::SockRef;
     use tokio::{io::Interest, net::TcpStream};
+
+    use super::super::stands::stands;
 
     /// With TCP_NOTSENT_LOWAT = 1 a socket is writable once every byte has been sent at least once. tokio's readiness dates
     /// from before the option was set, so the kernel is asked again, which also makes it wake us.
@@ -127,12 +129,7 @@ mod sent {
     }
 
     fn writable_now(socket: &TcpStream) -> io::Result<()> {
-        let mut fds = [PollFd::new(socket, PollFlags::OUT)];
-        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        match rustix::event::poll(&mut fds, Some(&at_once))? {
-            0 => Err(ErrorKind::WouldBlock.into()),
-            _ => Ok(()),
-        }
+        if stands(socket, PollFlags::OUT)?.is_empty() { Err(ErrorKind::WouldBlock.into()) } else { Ok(()) }
     }
 }
 

@@ -16,10 +16,12 @@ use std::{
 };
 
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
+    event::PollFlags,
     pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice},
 };
 use socket2::SockRef;
+
+use super::stands::stands;
 
 /// A pipe, and what is in it.
 #[derive(Debug)]
@@ -75,23 +77,16 @@ impl Pipe {
     /// beforehand whether the peer has finished, and afterwards whether the connection is over.
     pub(super) fn drain(&mut self, socket: impl AsFd) -> io::Result<usize> {
         let Some(Ends { read, .. }) = &self.ends else { return Err(io::ErrorKind::BrokenPipe.into()) };
-        let has_finished = stands(&socket, PollFlags::RDHUP)?;
+        let has_finished = stands(&socket, PollFlags::RDHUP)?.contains(PollFlags::RDHUP);
         let moved = splice(read, None, &socket, None, self.held, SpliceFlags::MOVE | SpliceFlags::NONBLOCK)?;
         self.held -= moved;
-        if self.held > 0 && stands(&socket, PollFlags::HUP)? {
+        if self.held > 0 && stands(&socket, PollFlags::empty())?.contains(PollFlags::HUP) {
             // Something was moved, so that it was not over before.
             let kept = if has_finished { io::ErrorKind::BrokenPipe } else { io::ErrorKind::ConnectionReset };
             return Err(SockRef::from(&socket).take_error()?.unwrap_or_else(|| kept.into()));
         }
         Ok(moved)
     }
-}
-
-/// Whether this is so of a socket.
-fn stands(socket: &impl AsFd, what: PollFlags) -> io::Result<bool> {
-    let mut asked = [PollFd::new(socket, what)];
-    poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
-    Ok(asked[0].revents().contains(what))
 }
 
 /// An empty one is for the next stream; one in which something is left goes with it.
