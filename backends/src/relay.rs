@@ -51,7 +51,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 pub use duplex::{BoxDuplex, Duplex};
-use flow::{Broken, Flow, FlowState};
+use flow::{Broken, Flow, FlowState, REST_OF_A_DOWNLOAD, REST_OF_AN_UPLOAD};
 pub use pace::{Bucket, Pace};
 #[cfg(feature = "serve")]
 pub(crate) use pace::{Queue, Toll};
@@ -227,7 +227,9 @@ impl Relay<'_> {
             Stop::Finished => RelayEnd::Finished,
             Stop::LastWordsDelivered => {
                 // The other end gets `linger` to take in what it was told. It is no abort, even if it resets us now.
-                self.flows.iter_mut().for_each(Flow::told_all);
+                let [to_agent, to_client] = &mut self.flows;
+                to_agent.told_all(REST_OF_AN_UPLOAD);
+                to_client.told_all(REST_OF_A_DOWNLOAD);
                 let _ = timeout(self.times.linger, poll_fn(|cx| self.poll_copy(cx))).await;
                 RelayEnd::Finished
             }

@@ -47,18 +47,25 @@ pub(super) struct Flow<'a> {
 /// What is read and thrown away. Whoever is in the middle of saying something gets to its end and hears then what it was told; but
 /// one that talks on and on must not keep both of us busy for as long as it is heard. Nor must it be heard for long when it has been told
 /// all: what it says fills the kernel's buffers all the way here, and of those there are so many for the whole machine.
-#[derive(Default)]
 struct Waste {
     bytes: usize,
+    /// Of them, as fast as they come.
+    freely: usize,
     pause: Option<Pin<Box<Sleep>>>,
     /// Pauses that are left, where nothing more is to be told.
     pauses_left: Option<usize>,
 }
 
+impl Default for Waste {
+    fn default() -> Self {
+        Self { bytes: 0, freely: REST_OF_AN_UPLOAD, pause: None, pauses_left: None }
+    }
+}
+
 impl Waste {
     fn add(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_add(bytes);
-        if self.bytes > FREELY_WASTED {
+        if self.bytes > self.freely {
             self.pause = Some(Box::pin(sleep(WASTE_PAUSE)));
             self.pauses_left = self.pauses_left.map(|left| left.saturating_sub(1));
         }
@@ -192,8 +199,9 @@ impl<'a> Flow<'a> {
         self.queue.leave();
     }
 
-    /// The source has been told all. What it still says is heard out, within reason.
-    pub(super) fn told_all(&mut self) {
+    /// The source has been told all. What it still says is heard out, within reason: so much as fast as it comes.
+    pub(super) fn told_all(&mut self, freely: usize) {
+        self.waste.freely = freely;
         self.waste.pauses_left = Some(LAST_PAUSES);
     }
 
@@ -386,7 +394,10 @@ fn poll_drain(cx: &mut Context<'_>, pipe: &mut Pipe, socket: &TcpStream) -> Poll
 }
 
 /// Thrown away as fast as it comes: the rest of an upload whose answer came early.
-const FREELY_WASTED: usize = 64 * 1024 * 1024;
+pub(super) const REST_OF_AN_UPLOAD: usize = 64 * 1024 * 1024;
+
+/// Of a download that nobody wants any more there may be no end, and there may be many.
+pub(super) const REST_OF_A_DOWNLOAD: usize = 16 * 1024 * 1024;
 
 /// After each read beyond that: 6 MB/s.
 const WASTE_PAUSE: Duration = Duration::from_millis(10);

@@ -61,7 +61,7 @@ fn an_answer_arrives_while_its_reader_is_still_uploading() {
             let (mut answer, mut upload) = relayed.other.into_split();
             let uploading = tokio::spawn(async move {
                 let mut said = 0;
-                while said < 20_000_000 {
+                while said < 15_000_000 {
                     said += upload.write(&[7; 64 * 1024]).await?;
                 }
                 std::io::Result::Ok(said)
@@ -162,11 +162,12 @@ fn an_endless_uploader_is_let_go_when_it_has_had_time_to_listen() {
 
 /// Whatever it says is thrown away, which must not keep everybody busy until it is let go.
 #[test]
-fn an_endless_uploader_is_heard_slowly_when_it_has_been_told_all() {
+fn who_talks_on_is_heard_slowly_when_it_has_been_told_all() {
     const LINGER: Duration = Duration::from_secs(1);
-    const FREELY_AND_IN_SOCKETS: usize = 100 * 1024 * 1024;
+    const MIB: usize = 1024 * 1024;
     limited_in_parallel(async {
-        for side in BOTH {
+        // A client may be in the middle of an upload whose answer came early; what a service says goes to nobody.
+        for (side, freely_and_in_sockets) in [(Side::Agent, 100 * MIB), (Side::Client, 52 * MIB)] {
             let times = RelayTimes { half_closed: HOUR, unread: HOUR, linger: LINGER };
             let mut relayed = relayed(side, times).await;
             drop(relayed.one);
@@ -178,7 +179,7 @@ fn an_endless_uploader_is_heard_slowly_when_it_has_been_told_all() {
                 said += some;
             }
             let slowly = start.elapsed().as_millis() as usize / 10 * piece.len();
-            assert!(said < FREELY_AND_IN_SOCKETS + slowly, "{said} bytes in {:?}", start.elapsed());
+            assert!(said < freely_and_in_sockets + slowly, "{said} bytes in {:?}", start.elapsed());
             assert_eq!(relayed.end.await.expect("no panic"), RelayEnd::Finished);
         }
     });
