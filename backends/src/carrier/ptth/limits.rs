@@ -12,6 +12,9 @@ pub(super) const MOST_STREAMS: u32 = BUDGET / LEAST_WINDOW;
 /// Every stream's window until something has been measured, if the budget has so much for each: up to 256 streams.
 pub(super) const FIRST_WINDOW: u32 = 256 * 1024;
 
+/// The least where many fill the path together, if the budget has so much for each: two frames, one to be read while the other one comes.
+pub(super) const SHARED_WINDOW: u32 = 128 * 1024;
+
 /// The most, whatever is measured: it fills 100 ms at 160 MB/s.
 pub(super) const MOST_WINDOW: u32 = 16 * 1024 * 1024;
 

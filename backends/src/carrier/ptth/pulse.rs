@@ -13,7 +13,11 @@ use std::{
 use h2::{Ping, PingPong};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{inbox::Streams, window::Window, wire::Heard};
+use super::{
+    inbox::Streams,
+    window::{Brought, Window},
+    wire::Heard,
+};
 
 /// A session's end of a connection, as far as windows are concerned.
 pub(super) trait SetWindow {
@@ -164,7 +168,8 @@ impl Pulse {
             if !self.has_answered {
                 self.window.guess(now - asked.at);
             } else if asked.why == Why::Window {
-                self.window.measure(heard - asked.heard, now - asked.at, now);
+                let brought = Brought { bytes: heard - asked.heard, of_one: self.heard.of_one() };
+                self.window.measure(brought, now - asked.at, now);
             }
             (self.asked, self.has_answered) = (None, true);
             self.looked = heard;
@@ -195,6 +200,7 @@ impl Pulse {
         if self.pings.send_ping(Ping::opaque()).is_ok() {
             let now = Instant::now();
             self.asked = Some(Asked { at: now, heard, why });
+            self.heard.follow_one();
             let overdue = now + OVERDUE;
             if self.timer.deadline() > overdue {
                 self.timer.as_mut().reset(overdue);

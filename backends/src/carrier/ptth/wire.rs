@@ -3,7 +3,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
 };
@@ -33,6 +33,9 @@ pub(super) struct Wire {
 pub(super) struct Heard {
     bytes: AtomicU64,
     small_frames: AtomicU64,
+    /// The stream that is followed, or none yet.
+    one: AtomicU32,
+    of_one: AtomicU64,
 }
 
 impl Heard {
@@ -44,10 +47,34 @@ impl Heard {
     pub(super) fn small_frames(&self) -> u64 {
         self.small_frames.load(Ordering::Relaxed)
     }
+
+    /// From now on one stream's bytes are counted: those of the next one that says anything, which is most likely one that says much.
+    pub(super) fn follow_one(&self) {
+        self.one.store(NO_STREAM, Ordering::Relaxed);
+        self.of_one.store(0, Ordering::Relaxed);
+    }
+
+    /// Bytes of the stream that is followed.
+    pub(super) fn of_one(&self) -> u64 {
+        self.of_one.load(Ordering::Relaxed)
+    }
+
+    fn data(&self, stream: u32, length: usize) {
+        let one = self.one.load(Ordering::Relaxed);
+        if one == NO_STREAM {
+            self.one.store(stream, Ordering::Relaxed);
+        }
+        if one == NO_STREAM || one == stream {
+            self.of_one.fetch_add(length as u64, Ordering::Relaxed);
+        }
+        if length < SMALL {
+            self.small_frames.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
-/// Follows where frames begin (RFC 9113, 4.1): nine bytes of header, of which the first three are the payload's length and the
-/// fourth is its type.
+/// Follows where frames begin (RFC 9113, 4.1): nine bytes of header, of which the first three are the payload's length, the
+/// fourth is its type, and the last four are its stream.
 #[derive(Debug)]
 struct Frames {
     header: [u8; 9],
@@ -58,9 +85,9 @@ struct Frames {
 }
 
 impl Frames {
-    /// Counts the frames that begin in these bytes, and those of them that are small DATA frames.
-    fn count(&mut self, mut bytes: &[u8]) -> (u64, u64) {
-        let (mut all, mut small) = (0, 0);
+    /// Counts the frames that begin in these bytes, and has heard what is DATA.
+    fn count(&mut self, mut bytes: &[u8], heard: &Heard) -> u64 {
+        let mut all = 0;
         while !bytes.is_empty() {
             if self.skip > 0 {
                 let skipped = self.skip.min(bytes.len());
@@ -71,17 +98,22 @@ impl Frames {
             self.header[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
             (self.have, bytes) = (self.have + taken, &bytes[taken..]);
             if self.have == self.header.len() {
-                let [a, b, c, kind, ..] = self.header;
+                let [a, b, c, kind, _flags, stream @ ..] = self.header;
                 (self.have, self.skip) = (0, usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c));
                 all += 1;
-                small += u64::from(kind == DATA && self.skip < SMALL);
+                if kind == DATA {
+                    heard.data(u32::from_be_bytes(stream), self.skip);
+                }
             }
         }
-        (all, small)
+        all
     }
 }
 
 const DATA: u8 = 0;
+
+/// That of the connection.
+const NO_STREAM: u32 = 0;
 
 /// Frames, before others have their turn. Of bulk it is a megabyte, so it costs nothing there.
 const TURN: u64 = 64;
@@ -139,12 +171,10 @@ impl AsyncRead for Wire {
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
         let read = &buf.filled()[before..];
         self.heard.bytes.fetch_add(read.len() as u64, Ordering::Relaxed);
-        let (all, small) = self.frames.count(read);
+        let Self { frames, heard, .. } = &mut *self;
+        let all = frames.count(read, heard);
         if polled.is_ready() {
             self.turn = turn + all;
-        }
-        if small > 0 {
-            self.heard.small_frames.fetch_add(small, Ordering::Relaxed);
         }
         polled
     }
@@ -214,19 +244,35 @@ mod tests {
         }
     }
 
+    fn frame(kind: u8, stream: u8, length: usize) -> Vec<u8> {
+        let mut frame = vec![0, (length >> 8) as u8, length as u8, kind, 0, 0, 0, 0, stream];
+        frame.resize(9 + length, 7);
+        frame
+    }
+
     #[test]
     fn small_frames_are_counted_however_they_arrive() {
-        let frame = |kind: u8, length: usize| {
-            let mut frame = vec![0, (length >> 8) as u8, length as u8, kind, 0, 0, 0, 0, 1];
-            frame.resize(9 + length, 7);
-            frame
-        };
-        let all =
-            [frame(DATA, 1), frame(4, 6), frame(DATA, 300), frame(DATA, 0), frame(DATA, 255), frame(1, 2)].concat();
+        let lengths = [1, 300, 0, 255].map(|length| frame(DATA, 1, length));
+        let all = [frame(4, 0, 6), lengths.concat(), frame(1, 1, 2)].concat();
         for pieces in [1, 2, 5, 9, 10, all.len()] {
             let mut frames = Frames { header: [0; 9], have: 0, skip: 0 };
-            let counted: u64 = all.chunks(pieces).map(|piece| frames.count(piece).1).sum();
-            assert_eq!(counted, 3, "in pieces of {pieces}");
+            let heard = Heard::default();
+            for piece in all.chunks(pieces) {
+                frames.count(piece, &heard);
+            }
+            assert_eq!(heard.small_frames(), 3, "in pieces of {pieces}");
+        }
+    }
+
+    #[test]
+    fn one_stream_is_followed_until_another_one_is_asked_for() {
+        let mut frames = Frames { header: [0; 9], have: 0, skip: 0 };
+        let heard = Heard::default();
+        for (first, second) in [(1, 3), (3, 1)] {
+            heard.follow_one();
+            let said = [frame(1, 5, 10), frame(DATA, first, 20), frame(DATA, second, 400), frame(DATA, first, 300)];
+            frames.count(&said.concat(), &heard);
+            assert_eq!(heard.of_one(), 320);
         }
     }
 }
