@@ -20,7 +20,7 @@ use super::{
     Duplex,
     buffer::{self, BUFFER},
     pace::{Bucket, Queue, Turn},
-    room,
+    room::Limits,
 };
 #[cfg(target_os = "linux")]
 use super::{pipe::Pipe, turn::BulkTurn};
@@ -37,8 +37,7 @@ pub(super) struct Flow<'a> {
     turn: BulkTurn,
     /// The last read filled its buffer.
     is_bulk: bool,
-    /// One did before, and the sockets have been told.
-    was_bulk: bool,
+    limits: Limits,
     moved: &'a AtomicU64,
     queue: Queue<&'a [Arc<Bucket>]>,
     waste: Waste,
@@ -116,7 +115,7 @@ impl<'a> Flow<'a> {
             #[cfg(target_os = "linux")]
             turn: BulkTurn::default(),
             is_bulk: false,
-            was_bulk: false,
+            limits: Limits::default(),
             moved,
             queue: Queue::new(buckets),
             waste: Waste::default(),
@@ -214,7 +213,7 @@ impl<'a> Flow<'a> {
         }
         if !self.queue.is_paced() {
             self.queue.leave();
-            self.expect_bulk(source, sink);
+            self.limit(source, sink);
             #[cfg(target_os = "linux")]
             if let Some(spliced) = self.poll_splice(cx, source, sink) {
                 return spliced;
@@ -233,17 +232,10 @@ impl<'a> Flow<'a> {
         read.map_ok(|_| ())
     }
 
-    /// Once, when it turns out that much is moving.
-    fn expect_bulk(&mut self, source: &dyn Duplex, sink: &dyn Duplex) {
-        if !self.is_bulk || self.was_bulk {
-            return;
-        }
-        self.was_bulk = true;
-        if let Some(source) = source.socket() {
-            room::limit_unread(source);
-        }
-        if let Some(sink) = sink.socket() {
-            room::limit_unsent(sink);
+    /// As soon as it turns out that much is moving.
+    fn limit(&mut self, source: &dyn Duplex, sink: &dyn Duplex) {
+        if self.is_bulk && !self.limits.are_set() {
+            self.limits.set(source.socket(), sink.socket(), others_move_much());
         }
     }
 
@@ -392,6 +384,21 @@ fn poll_drain(cx: &mut Context<'_>, pipe: &mut Pipe, socket: &TcpStream) -> Poll
         }
     }
 }
+
+/// Pipes are what shows it.
+#[cfg(target_os = "linux")]
+fn others_move_much() -> bool {
+    Pipe::in_use() > FEW
+}
+
+#[cfg(not(target_os = "linux"))]
+fn others_move_much() -> bool {
+    true
+}
+
+/// Streams, who do not get in each other's way.
+#[cfg(target_os = "linux")]
+const FEW: usize = 2;
 
 /// Thrown away as fast as it comes: the rest of an upload whose answer came early.
 pub(super) const REST_OF_AN_UPLOAD: usize = 64 * 1024 * 1024;
