@@ -404,7 +404,7 @@ const FEW: usize = 2;
 pub(super) const REST_OF_AN_UPLOAD: usize = 64 * 1024 * 1024;
 
 /// Of a download that nobody wants any more there may be no end, and there may be many.
-pub(super) const REST_OF_A_DOWNLOAD: usize = 16 * 1024 * 1024;
+pub(super) const REST_OF_A_DOWNLOAD: usize = 24 * 1024 * 1024;
 
 /// After each read beyond that: 6 MB/s.
 const WASTE_PAUSE: Duration = Duration::from_millis(10);

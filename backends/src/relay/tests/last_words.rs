@@ -61,7 +61,7 @@ fn an_answer_arrives_while_its_reader_is_still_uploading() {
             let (mut answer, mut upload) = relayed.other.into_split();
             let uploading = tokio::spawn(async move {
                 let mut said = 0;
-                while said < 15_000_000 {
+                while said < 20_000_000 {
                     said += upload.write(&[7; 64 * 1024]).await?;
                 }
                 std::io::Result::Ok(said)
@@ -167,7 +167,7 @@ fn who_talks_on_is_heard_slowly_when_it_has_been_told_all() {
     const MIB: usize = 1024 * 1024;
     limited_in_parallel(async {
         // A client may be in the middle of an upload whose answer came early; what a service says goes to nobody.
-        for (side, freely_and_in_sockets) in [(Side::Agent, 100 * MIB), (Side::Client, 52 * MIB)] {
+        for (side, freely_and_in_sockets) in [(Side::Agent, 100 * MIB), (Side::Client, 60 * MIB)] {
             let times = RelayTimes { half_closed: HOUR, unread: HOUR, linger: LINGER };
             let mut relayed = relayed(side, times).await;
             drop(relayed.one);
