@@ -1,4 +1,5 @@
-//! How much may be on its way to us on each stream: enough to fill the path, and not more than the session's budget.
+//! How much may be on its way to us on each stream: enough to fill the path together with the others that fill it, and not more than the
+//! session's budget.
 
 use std::time::Duration;
 
@@ -59,7 +60,7 @@ impl Window {
         self.shortest = self.shortest.min(round_trip);
         let fills = bytes >= u64::from(self.told) * 2 / 3;
         let says_enough = bytes >= u64::from(self.told.min(FIRST_WINDOW) / 2);
-        let moved = if says_enough { of_one as f64 / bytes as f64 - self.share } else { 0.0 };
+        let moved = if says_enough { of_one.min(bytes) as f64 / bytes as f64 - self.share } else { 0.0 };
         // A bit at a time: which stream was followed is chance.
         self.share += moved / 2.0;
         if fills && bandwidth > self.best * BETTER {
@@ -203,6 +204,20 @@ mod tests {
             go_on(&mut window, 1e9, Duration::from_millis(1), busy, 100);
         }
         assert_eq!(window.told, SHARED_WINDOW);
+    }
+
+    /// A frame is counted when it begins, and its bytes as they come.
+    #[tokio::test]
+    async fn a_frame_that_has_only_begun_makes_no_share_larger_than_all() {
+        let (mut window, round_trip) = (Window::new(), Duration::from_millis(100));
+        for _ in 0..30 {
+            let bytes = u64::from(window.told);
+            window.measure(Brought { bytes, of_one: 3 * bytes }, round_trip, Instant::now());
+            if let Some(size) = window.due(1) {
+                window.tell(size);
+            }
+        }
+        assert_eq!(window.told, MOST_WINDOW);
     }
 
     #[tokio::test]
