@@ -11,13 +11,16 @@ use crate::sockets;
 #[derive(Debug)]
 pub struct Acceptor {
     listener: TcpListener,
+    /// Where all that it accepts have come, unless it listens at all addresses.
+    only_at: Option<SocketAddr>,
     pause: Duration,
 }
 
 impl Acceptor {
     /// Accepts from this listener.
     pub fn new(listener: TcpListener) -> Self {
-        Self { listener, pause: Duration::ZERO }
+        let only_at = listener.local_addr().ok().filter(|at| !at.ip().is_unspecified());
+        Self { listener, only_at, pause: Duration::ZERO }
     }
 
     /// The next connection and where it comes from, in canonical form. Cancel-safe: a connection is returned or stays in
@@ -33,6 +36,11 @@ impl Acceptor {
                 Err(error) => self.back_off(&error).await,
             }
         }
+    }
+
+    /// Where this one of its connections came to, in canonical form.
+    pub fn local_addr_of(&self, accepted: &TcpStream) -> io::Result<SocketAddr> {
+        self.only_at.map_or_else(|| accepted.local_addr(), Ok).map(sockets::canonical)
     }
 
     /// Where it listens.
@@ -72,3 +80,22 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_came_to_the_address_that_was_dialled() {
+        for listens_at in ["127.0.0.2".parse().unwrap(), IpAddr::V4(Ipv4Addr::UNSPECIFIED), sockets::all_addresses()] {
+            let mut acceptor = Acceptor::new(sockets::listen((listens_at, 0).into()).unwrap());
+            let mut at: SocketAddr = "127.0.0.2:0".parse().unwrap();
+            at.set_port(acceptor.local_addr().unwrap().port());
+            let _dialled = TcpStream::connect(at).await.unwrap();
+            let (accepted, _) = acceptor.accept().await;
+            assert_eq!(acceptor.local_addr_of(&accepted).unwrap(), at, "listening at {listens_at}");
+        }
+    }
+}

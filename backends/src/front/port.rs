@@ -97,8 +97,8 @@ impl Clients {
                 () = self.uplink.retired() => return,
                 next = next_client(&self.waiting, &mut self.acceptor) => next,
             };
-            let Ok(local) = socket.local_addr() else { continue };
-            let info = ClientInfo { client_addr: client, public_addr: sockets::canonical(local) };
+            let Ok(public) = self.acceptor.local_addr_of(&socket) else { continue };
+            let info = ClientInfo { client_addr: client, public_addr: public };
             match self.uplink.admit(info) {
                 Ok(admitted) => drop(self.tasks.spawn(serve(socket, client, admitted, self.uplink.clone(), place))),
                 Err(reason) => refuse(socket, client, &self.uplink, ClientRefused::of(&reason)),

@@ -232,11 +232,10 @@ enum Look {
 }
 
 fn look(socket: &TcpStream) -> Look {
-    if !matches!(socket.take_error(), Ok(None)) {
-        return Look::Dead;
-    }
     match peeked(socket) {
         Ok(0) => Look::Dead,
+        // Its bytes hide a reset that came after them.
+        Ok(_) if !matches!(socket.take_error(), Ok(None)) => Look::Dead,
         Ok(_) => Look::Spoke,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Look::Silent,
         Err(_) => Look::Dead,
