@@ -15,6 +15,7 @@ use tunnel_backends::carrier::DialError;
 
 use crate::{
     RequestBody, ServedTunnel, Tunnel, TunnelListener,
+    forward::Straight,
     held::Held,
     serve::{App, Serving},
     stream::Taker,
@@ -104,8 +105,10 @@ impl Agent {
     /// Clients of [`Tunnel::http`] come as connections, on which they speak HTTP; [`serve`](Self::serve) answers their requests.
     pub async fn open(&self, tunnel: Tunnel) -> Result<TunnelListener, OpenError> {
         let (offers_in, offers) = mpsc::channel(1);
-        let held = self.hold(tunnel.of_connections()?, Taker::Listener(offers_in), CancellationToken::new()).await?;
-        Ok(TunnelListener::new(held, offers))
+        let straight = Straight::default();
+        let taker = Taker::Listener(offers_in, straight.clone());
+        let held = self.hold(tunnel.of_connections()?, taker, CancellationToken::new()).await?;
+        Ok(TunnelListener::new(held, offers, straight))
     }
 
     /// Opens a tunnel and answers what comes through it with `app`: an axum `Router`, or any tower service that takes requests.

@@ -2,17 +2,20 @@
 
 mod counts;
 mod service;
+mod straight;
 mod target;
 
 use std::sync::Arc;
 
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use tunnel_backends::relay::{Duplex as _, Pace, RelayTimes, relay};
 
 use crate::{TunnelListener, stream::OfferedConnection};
 
 pub use counts::{ForwardCounts, ForwardMeter};
 pub(crate) use service::{Service, what_to_check};
+use straight::Forwarder;
+pub(crate) use straight::Straight;
 pub use target::{Target, TargetError};
 
 impl TunnelListener {
@@ -33,14 +36,14 @@ impl TunnelListener {
 
     /// As [`forward_to`](Self::forward_to), with more to choose and to look at.
     pub async fn forward(&mut self, forwarding: Forwarding) {
-        let forwarding = Arc::new(forwarding);
-        let clients = TaskTracker::new();
+        let forwarder = Arc::new(Forwarder::new(forwarding, self.held.hang_up.clone()));
+        let straight = self.straight.clone();
+        let _leading = straight.lead_to(forwarder.clone());
+        // Those that came before.
         while let Some(client) = self.offered().await {
-            let (forwarding, hang_up) = (forwarding.clone(), self.held.hang_up.clone());
-            clients.spawn(async move { forwarding.serve(client, &hang_up).await });
+            forwarder.take(client);
         }
-        clients.close();
-        clients.wait().await;
+        forwarder.served_all().await;
     }
 }
 

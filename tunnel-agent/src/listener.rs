@@ -12,6 +12,7 @@ use tunnel_api::{PublicAddress, TunnelId};
 
 use crate::{
     AgentState, Peer, Requests, TunnelStream,
+    forward::Straight,
     held::Held,
     stream::{Offered, OfferedConnection},
 };
@@ -26,11 +27,12 @@ use crate::{
 pub struct TunnelListener {
     pub(crate) held: Held,
     offers: mpsc::Receiver<Offered>,
+    pub(crate) straight: Straight,
 }
 
 impl TunnelListener {
-    pub(crate) fn new(held: Held, offers: mpsc::Receiver<Offered>) -> Self {
-        Self { held, offers }
+    pub(crate) fn new(held: Held, offers: mpsc::Receiver<Offered>, straight: Straight) -> Self {
+        Self { held, offers, straight }
     }
 
     /// What lists and events call the tunnel. One that a server had forgotten is opened again under another id.

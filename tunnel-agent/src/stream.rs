@@ -18,7 +18,7 @@ use tunnel_backends::{
     relay::{BoxDuplex, Duplex},
 };
 
-use crate::serve::Serving;
+use crate::{forward::Straight, serve::Serving};
 
 /// A client's connection, as it comes out of the tunnel.
 ///
@@ -30,7 +30,8 @@ pub struct TunnelStream {
     public_addr: SocketAddr,
     /// The tunnel is closed only after the last of them.
     _open: TaskTrackerToken,
-    is_aborting: bool,
+    /// It knows already what its drop is to be.
+    is_told: bool,
 }
 
 /// Who is at the other end of a [`TunnelStream`]. axum's and tonic's `ConnectInfo`.
@@ -61,7 +62,7 @@ impl Drop for TunnelStream {
     fn drop(&mut self) {
         if thread::panicking() {
             self.io.abort_on_drop();
-        } else if !self.is_aborting {
+        } else if !self.is_told {
             self.io.finish_on_drop();
         }
     }
@@ -95,8 +96,8 @@ impl Offered {
 /// Who takes them.
 #[derive(Clone)]
 pub(crate) enum Taker {
-    /// A listener, at its own pace.
-    Listener(mpsc::Sender<Offered>),
+    /// A listener, at its own pace; or else whoever forwards what comes to it, at once and all.
+    Listener(mpsc::Sender<Offered>, Straight),
     /// An app, at once and all.
     App(Arc<Serving>),
 }
@@ -105,7 +106,13 @@ impl Taker {
     /// Whether it was taken. If not, nobody takes any more.
     pub(crate) async fn take(&self, offered: Offered) -> bool {
         match self {
-            Self::Listener(listener) => listener.send(offered).await.is_ok(),
+            Self::Listener(listener, straight) => match (straight.forwarder(), offered) {
+                (Some(forwarder), Offered::Connection(client)) => {
+                    forwarder.take(client);
+                    true
+                }
+                (_, offered) => listener.send(offered).await.is_ok(),
+            },
             Self::App(serving) => {
                 serving.take(offered);
                 true
@@ -132,7 +139,7 @@ impl OfferedConnection {
     /// Takes the client; fails if it has gone meanwhile.
     pub(crate) fn accept(self) -> io::Result<TunnelStream> {
         let (client_addr, public_addr) = (self.offer.client_addr, self.offer.public_addr);
-        Ok(TunnelStream { io: self.offer.accept()?, client_addr, public_addr, _open: self.open, is_aborting: false })
+        Ok(TunnelStream { io: self.offer.accept()?, client_addr, public_addr, _open: self.open, is_told: false })
     }
 
     /// Resets the client: what it came for cannot be had.
@@ -198,11 +205,12 @@ impl Duplex for TunnelStream {
     }
 
     fn abort_on_drop(&mut self) {
-        self.is_aborting = true;
+        self.is_told = true;
         self.io.abort_on_drop();
     }
 
     fn finish_on_drop(&mut self) {
+        self.is_told = true;
         self.io.finish_on_drop();
     }
 }

@@ -62,6 +62,25 @@ async fn clients_are_counted_while_they_are_served_and_after() {
 }
 
 #[tokio::test]
+async fn whoever_stops_forwarding_gets_the_next_client_and_those_that_are_served_go_on() {
+    let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut tunnel = tunnel().await;
+    let mut served = client_of(&tunnel).await;
+    let mut at_service = tokio::select! {
+        () = tunnel.forward(Forwarding::to(service.local_addr().unwrap().into())) => panic!("the tunnel is over"),
+        accepted = service.accept() => accepted.expect("the first client").0,
+    };
+
+    let next = client_of(&tunnel).await;
+    let stream = timeout(LIMIT, tunnel.accept()).await.expect("the next client in time").expect("the next client");
+    assert_eq!(stream.client_addr(), next.local_addr().unwrap());
+
+    at_service.write_all(b"still here").await.unwrap();
+    let heard = timeout(LIMIT, served.read_exact(&mut [0; 10])).await.expect("an answer in time");
+    assert_eq!(heard.expect("an answer"), 10);
+}
+
+#[tokio::test]
 async fn a_rush_of_clients_waits_for_a_unix_service_whose_backlog_is_full() {
     let path = std::env::temp_dir().join(format!("tunnel-forward-{}.sock", std::process::id()));
     let _ = std::fs::remove_file(&path);
