@@ -3,6 +3,7 @@
 mod app;
 mod body;
 mod connection;
+mod hands;
 mod pipe;
 mod upgrade;
 pub(crate) mod wire;
@@ -23,6 +24,7 @@ use crate::{
 pub(crate) use app::{AnswerBody, App};
 pub use body::RequestBody;
 pub(crate) use body::Whole;
+use hands::Hands;
 
 /// A tunnel that an app answers, from [`Agent::serve`](crate::Agent::serve) on.
 ///
@@ -76,26 +78,35 @@ impl ServedTunnel {
     }
 }
 
-/// An app, and what cuts off those whom it answers.
-pub(crate) struct Serving {
+/// Whoever takes what comes for an app, until it is dropped.
+pub(crate) struct Serving(Arc<Served>);
+
+/// An app, what cuts off those whom it answers, and who has them answered.
+struct Served {
     app: App,
     hang_up: CancellationToken,
+    hands: Hands,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.hands.dismiss();
+    }
 }
 
 impl Serving {
     pub(crate) fn new(app: App, hang_up: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { app, hang_up })
+        Arc::new(Self(Arc::new(Served { app, hang_up, hands: Hands::default() })))
     }
 
-    /// Answers it in a task of its own: there are as many as the session has streams, which the server was told. The keeper counts
-    /// them.
-    pub(crate) fn take(self: &Arc<Self>, offered: Offered) {
-        let serving = self.clone();
+    /// Has it answered at once: there are as many as the session has streams, which the server was told. The keeper counts them.
+    pub(crate) fn take(&self, offered: Offered) {
+        let serving = self.0.clone();
         // Dropping what is left of either aborts it.
         match offered {
             Offered::Connection(connection) => {
                 tokio::spawn(async move {
-                    let Self { app, hang_up } = &*serving;
+                    let Served { app, hang_up, .. } = &*serving;
                     let served = pin!(connection::serve(connection, app.clone(), hang_up.clone()));
                     unless_cancelled(hang_up, served).await;
                 });
@@ -106,15 +117,25 @@ impl Serving {
                     drop(open);
                 });
             }
-            Offered::Request(OfferedRequest { offer, open }) => {
-                tokio::spawn(async move {
-                    {
-                        let answered = pin!(answer(offer, &serving.app));
-                        unless_cancelled(&serving.hang_up, answered).await;
-                    }
-                    drop(open);
-                });
+            Offered::Request(request) => {
+                if let Err(request) = serving.hands.give(request) {
+                    tokio::spawn(async move {
+                        let answering = pin!(serving.answer_one_after_another(request));
+                        unless_cancelled(&serving.hang_up, answering).await;
+                    });
+                }
             }
+        }
+    }
+}
+
+impl Served {
+    async fn answer_one_after_another(&self, first: OfferedRequest) {
+        let mut next = Some(first);
+        while let Some(OfferedRequest { offer, open }) = next {
+            answer(offer, &self.app).await;
+            drop(open);
+            next = self.hands.next().await;
         }
     }
 }

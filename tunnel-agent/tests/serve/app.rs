@@ -149,6 +149,35 @@ async fn a_tunnel_that_is_dropped_lets_answers_end_and_one_that_is_left_cuts_the
 }
 
 #[tokio::test]
+async fn a_tunnel_that_is_over_lets_go_of_its_app() {
+    for leaves in [false, true] {
+        let rig = Rig::new().await;
+        let (gone, mut reports) = mpsc::unbounded_channel();
+        let app = std::sync::Arc::new(OnDrop(gone));
+        let app = service_fn(move |_: Request<RequestBody>| {
+            let app = app.clone();
+            async move {
+                let _in_use = app;
+                Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("fine"))))
+            }
+        });
+        let served = rig.agent.serve(Tunnel::http(), app).await.unwrap();
+        let mut session = rig.session().await;
+        let at_once: Vec<_> = (0..100).map(|_| session.send(get("/"), true).0).collect();
+        for answer in at_once {
+            assert_eq!(heard(soon("an answer", answer).await.unwrap().into_body()).await.text(), "fine");
+        }
+        assert_eq!(session.get("/").await, (200, "fine".to_owned()));
+        if leaves {
+            soon("the way out", served.leave()).await;
+        } else {
+            drop(served);
+        }
+        assert_eq!(soon("its drop", reports.recv()).await, Some(None));
+    }
+}
+
+#[tokio::test]
 async fn a_listener_asks_for_connections_and_leaves_requests_to_others() {
     let rig = Rig::new().await;
     let requests = rig.agent.open(Tunnel::http().carry(Carry::Requests)).await;
