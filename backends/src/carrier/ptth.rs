@@ -16,14 +16,15 @@
 //! Where the tunnel carries requests, a client's request is a request. Any answer is the answer; RST_STREAM(REFUSED_STREAM)
 //! leaves it to another agent. An upgrade is an extended CONNECT (RFC 8441).
 //!
-//! Both ends share `stream` and `inbox` (the bytes of one client), `pulse` and `window` (is the peer there, and how much fills the path)
-//! and `limits` (HTTP/2's settings, and why). The server's: `upgrade` (the HTTP/1.1 side), `gate` (who may come in), `session`
+//! Both ends share `stream` and `inbox` (the bytes of one client), `pulse` and `window` (is the peer there, and how much fills the path),
+//! `parting` (how its connection is closed) and `limits` (HTTP/2's settings, and why). The server's: `upgrade` (the HTTP/1.1 side), `gate` (who may come in), `session`
 //! (one agent's connection), `resets`. The agent's: `dial`, and `answer` (to a request).
 
 mod forwarded;
 mod inbox;
 mod limits;
 mod outgoing;
+mod parting;
 mod pulse;
 mod stream;
 mod window;

@@ -41,6 +41,7 @@ use super::{
     inbox::{SharedInbox, Streams},
     limits::{self, LAST_STREAM, MOST_STREAMS, RESETS_A_SECOND},
     outgoing::Gathering,
+    parting::Farewell,
     pulse::{Pulse, SetWindow},
     stream::{Chunk, H2Stream},
     wire::Wire,
@@ -76,13 +77,13 @@ impl Dialler for PtthDialler {
         let come_in = async { upgrade(self.link(socket, uri).await?, uri, &name).await };
         let io = timeout(ANSWER, come_in).await.map_err(|_| DialError::Silent(silent()))??;
         let wire = Wire::to_caller(io);
-        let (heard, gathering) = (wire.heard(), wire.gathering());
+        let (heard, gathering, farewell) = (wire.heard(), wire.gathering(), wire.farewell());
         let handshake = timeout(ANSWER, limits::answerer().handshake::<_, Chunk>(wire)).await;
         let mut connection = handshake.map_err(|_| DialError::Silent(silent()))?.map_err(|error| lost(&error))?;
         // They are there until they are taken.
         let pings = connection.ping_pong().expect("the connection's pings");
         let pulse = Pulse::new(pings, heard, self.patience);
-        Ok(Box::new(Session::start(connection, gathering, pulse, name)))
+        Ok(Box::new(Session::start(connection, gathering, farewell, pulse, name)))
     }
 
     fn clients(&self) -> ClientsPerDialIn {
@@ -195,13 +196,20 @@ struct Session {
 }
 
 impl Session {
-    fn start(connection: Connection<Wire, Chunk>, gathering: Arc<Gathering>, pulse: Pulse, name: SessionName) -> Self {
+    fn start(
+        connection: Connection<Wire, Chunk>,
+        gathering: Arc<Gathering>,
+        farewell: Farewell,
+        pulse: Pulse,
+        name: SessionName,
+    ) -> Self {
         let (offers_in, offers) = mpsc::channel(BACKLOG);
         let (ended_in, ended) = oneshot::channel();
         let leave = CancellationToken::new();
         let driver = Driver {
             connection,
             gathering,
+            farewell,
             pulse,
             name,
             streams: Arc::default(),
@@ -242,6 +250,7 @@ struct Driver {
     ended: Option<oneshot::Sender<Result<(), DialError>>>,
     /// What all say goes out together.
     gathering: Arc<Gathering>,
+    farewell: Farewell,
     /// Others who were ready are having their turn first.
     lets_others_go_first: bool,
 }
@@ -275,6 +284,7 @@ impl Driver {
         self.tell(Ok(()));
         self.offers = None;
         self.name.retire();
+        self.farewell.say();
         self.connection.graceful_shutdown();
     }
 

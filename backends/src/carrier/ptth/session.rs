@@ -26,6 +26,7 @@ use super::{
     gate::Entry,
     inbox::Streams,
     limits::{self, LAST_STREAM, MOST_STREAMS},
+    parting::Farewell,
     pulse::{Pulse, SetWindow},
     resets::Resets,
     stream::{Chunk, H2Stream},
@@ -87,6 +88,7 @@ impl Ended {
 /// An agent that has shown that it speaks HTTP/2.
 struct Agent {
     connection: Connection<Wire, Chunk>,
+    farewell: Farewell,
     pulse: Pulse,
     streams: Arc<Streams>,
     /// Others who were ready are having their turn first.
@@ -102,12 +104,13 @@ impl SetWindow for Connection<Wire, Chunk> {
 impl Agent {
     async fn meet(io: Replay, entry: &Entry) -> Result<(Box<Self>, SendRequest<Chunk>), h2::Error> {
         let wire = Wire::to_answerer(io);
-        let heard = wire.heard();
+        let (heard, farewell) = (wire.heard(), wire.farewell());
         let (sender, mut connection) = limits::caller().handshake(wire).await?;
         // They are there until they are taken.
         let pings = connection.ping_pong().expect("the connection's pings");
         let pulse = Pulse::new(pings, heard, entry.admitted.patience);
-        let mut agent = Box::new(Self { connection, pulse, streams: Arc::default(), lets_others_go_first: false });
+        let streams = Arc::default();
+        let mut agent = Box::new(Self { connection, farewell, pulse, streams, lets_others_go_first: false });
         poll_fn(|cx| match agent.poll(cx) {
             Poll::Ready(Ended::Broken(error)) => Poll::Ready(Err(error)),
             Poll::Ready(_) => Poll::Ready(Err(Reason::CANCEL.into())),
@@ -143,6 +146,7 @@ impl Agent {
             if no_new_streams {
                 // Nobody holds a sender now but the streams: the connection ends with the last of them.
                 stay = None;
+                self.farewell.say();
             }
         };
         if let Some(stay) = stay {

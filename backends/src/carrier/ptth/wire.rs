@@ -12,7 +12,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 #[cfg(feature = "dial")]
 use super::outgoing::Gathering;
-use super::outgoing::Outgoing;
+use super::{
+    outgoing::Outgoing,
+    parting::{Farewell, Parting},
+};
 use crate::{replay::Replay, sockets};
 
 /// The connection under a session. It counts what is heard, because silence is measured there and not in frames. And sessions
@@ -26,6 +29,7 @@ pub(super) struct Wire {
     /// Frames since others had their turn.
     turn: u64,
     out: Outgoing,
+    parting: Parting,
 }
 
 /// What has been heard on a connection. It only grows.
@@ -146,11 +150,17 @@ impl Wire {
             frames: Frames { header: [0; 9], have: 0, skip: before_frames },
             turn: 0,
             out: Outgoing::default(),
+            parting: Parting::default(),
         }
     }
 
     pub(super) fn heard(&self) -> Arc<Heard> {
         self.heard.clone()
+    }
+
+    /// For whoever knows that the session ends in order.
+    pub(super) fn farewell(&self) -> Farewell {
+        self.parting.farewell()
     }
 
     /// For whoever has frames go out together.
@@ -206,9 +216,13 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { io, out, .. } = &mut *self;
-        ready!(out.poll_empty(Pin::new(io), cx))?;
-        Pin::new(io).poll_shutdown(cx)
+        let Self { io, out, parting, .. } = &mut *self;
+        if !parting.has_begun() {
+            ready!(out.poll_empty(Pin::new(io), cx))?;
+            ready!(Pin::new(&mut *io).poll_shutdown(cx))?;
+            parting.begin();
+        }
+        parting.poll_over(Pin::new(io), cx).map(Ok)
     }
 }
 
