@@ -13,10 +13,14 @@ use tunnel_api::rpc::v1::{OpenTunnelRequest, WatchTunnelsRequest, watch_tunnels_
 use tunnel_tests::{
     client::{Ended, at, hear_out},
     limit::within,
-    server::{channel, rpc, server, server_with},
+    server::{channel, listen_on, rpc, server, server_with},
 };
 
 use crate::rpc::{next, open};
+
+each_backend! {
+    what_a_client_has_said_arrives_though_the_server_stops
+}
 
 fn health_of(service: &str) -> HealthCheckRequest {
     HealthCheckRequest { service: service.to_owned() }
@@ -84,6 +88,25 @@ async fn a_draining_server_says_so_takes_nothing_new_and_lets_streams_end() {
         stopping.await.unwrap();
     })
     .await;
+}
+
+async fn what_a_client_has_said_arrives_though_the_server_stops(backend: &str) {
+    let server = server_with(|config| config.drain = Duration::from_secs(50)).await;
+    let mut tunnel = listen_on(&server, backend).await;
+    let mut client = TcpStream::connect(at(&tunnel.address().to_string())).await.unwrap();
+    let mut stream = tunnel.accept().await.unwrap();
+    // We have nothing to say, and so the stream is over with what the client says.
+    stream.shutdown().await.unwrap();
+    let stopping = tokio::spawn(server.shutdown());
+    assert_eq!(hear_out(&mut client).await, (vec![], Ended::Finished));
+
+    let upload = vec![7; 8 << 20];
+    let length = upload.len();
+    tokio::spawn(async move { client.write_all(&upload).await.unwrap() });
+    let mut heard = Vec::new();
+    stream.read_to_end(&mut heard).await.unwrap();
+    assert_eq!(heard.len(), length);
+    stopping.await.unwrap();
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use axum::{Router, extract::ConnectInfo, routing::get as route};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    sync::Barrier,
+    sync::{Barrier, oneshot},
     task::JoinSet,
 };
 use tonic::{
@@ -38,6 +38,8 @@ each_backend! {
     a_service_that_speaks_first_is_heard
     a_tunnel_that_somebody_else_closes_ends_the_listener_and_stays_closed
     a_dropped_listener_lets_its_streams_end_and_then_closes_the_tunnel
+    what_a_stream_was_given_arrives_though_its_agent_leaves_at_once
+    what_a_stream_was_given_arrives_though_its_agents_program_ends
     closing_frees_the_port_and_resets_what_runs
     a_local_service_that_is_down_costs_its_clients_only_and_may_come_back
     an_aborted_stream_is_a_reset_to_the_client
@@ -178,6 +180,48 @@ async fn a_dropped_listener_lets_its_streams_end_and_then_closes_the_tunnel(back
             break;
         }
     }
+}
+
+async fn what_a_stream_was_given_arrives_though_its_agent_leaves_at_once(backend: &str) {
+    let server = server().await;
+    let mut tunnel = listen_on(&server, backend).await;
+    let mut client = TcpStream::connect(at(&tunnel.address().to_string())).await.unwrap();
+    let mut stream = tunnel.accept().await.unwrap();
+    // It has nothing more to say, and so its stream is over when we have ended ours.
+    client.shutdown().await.unwrap();
+    assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+    let client = tokio::spawn(async move { hear_out(&mut client).await });
+
+    let answer = vec![7; 8 << 20];
+    stream.write_all(&answer).await.unwrap();
+    drop(stream);
+    tunnel.leave().await;
+
+    let (heard, end) = client.await.unwrap();
+    assert_eq!((heard.len(), end), (answer.len(), Ended::Finished));
+}
+
+/// A named tunnel is not closed, so that there is nothing else to wait for.
+async fn what_a_stream_was_given_arrives_though_its_agents_program_ends(backend: &str) {
+    let server = server().await;
+    let (url, tunnel) = (server.url(), Tunnel::tcp().backend(backend).name("short"));
+    let (address_in, address) = oneshot::channel();
+    let program = std::thread::spawn(move || {
+        tokio::runtime::Runtime::new().unwrap().block_on(async {
+            let mut tunnel = Agent::connect(&url).await.unwrap().open(tunnel).await.unwrap();
+            address_in.send(tunnel.address().to_string()).unwrap();
+            let mut stream = tunnel.accept().await.unwrap();
+            assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+            stream.write_all(&vec![7; 8 << 20]).await.unwrap();
+            drop(stream);
+            tunnel.leave().await;
+        });
+    });
+    let mut client = TcpStream::connect(at(&address.await.unwrap())).await.unwrap();
+    client.shutdown().await.unwrap();
+    let (heard, end) = hear_out(&mut client).await;
+    assert_eq!((heard.len(), end), (8 << 20, Ended::Finished));
+    program.join().unwrap();
 }
 
 async fn closing_frees_the_port_and_resets_what_runs(backend: &str) {

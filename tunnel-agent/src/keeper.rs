@@ -1,11 +1,6 @@
 //! Keeps one tunnel alive behind its listener: dial-ins waiting, the tunnel open, the address the same.
 
-use std::{
-    io,
-    pin::Pin,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{io, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -17,15 +12,16 @@ use tunnel_api::{
     AddressRequest, Caller, CloseReason, OpenedTunnel, TunnelBackend, TunnelError, TunnelEvents, TunnelRef,
     WatchFilter, tls::ClientTls,
 };
-use tunnel_backends::carrier::{ClientsPerDialIn, DialError, Dialler, Incoming, Offer, dialler_for};
+use tunnel_backends::carrier::{ClientsPerDialIn, DialError, Dialler, dialler_for};
 
 use crate::{
     AgentState, Tunnel,
     backoff::{Backoff, Failure},
     demand::Demand,
-    news::{closed, was_closed},
+    dial_in::{DialIn, Ended},
+    news::{closed, standing, was_closed},
     requests::Feed,
-    stream::{Offered, Taker},
+    stream::Taker,
 };
 
 /// How a listener tells its keeper to stop.
@@ -57,7 +53,7 @@ pub(crate) struct Keeper {
     stop: Stop,
     /// Streams that were given out and have not ended.
     running: TaskTracker,
-    dial_ins: JoinSet<DialIn>,
+    dial_ins: JoinSet<Ended>,
     /// Told by each dial-in when it is connected.
     connected: (mpsc::Sender<()>, mpsc::Receiver<()>),
     /// Dial-ins that are.
@@ -68,13 +64,6 @@ pub(crate) struct Keeper {
     has_no_tls: bool,
     demand: Demand,
     backoff: Backoff,
-}
-
-/// What became of a dial-in.
-struct DialIn {
-    /// When it was, if it was.
-    connected: Option<Instant>,
-    ended: Result<(), DialError>,
 }
 
 /// What ended the dialling.
@@ -140,32 +129,69 @@ impl Keeper {
         tokio::select! {
             biased;
             () = close.cancelled() => self.give_up().await,
-            over = self.serve() => {
-                self.dial_ins.abort_all();
-                match over {
-                    Over::Left => self.leave(&close).await,
-                    Over::Closed => {}
-                    Over::Refused => end = AgentState::Refused,
+            over = self.serve() => match over {
+                Over::Left => self.leave(&close).await,
+                Over::Closed => self.dial_ins.abort_all(),
+                Over::Refused => {
+                    self.dial_ins.abort_all();
+                    end = AgentState::Refused;
                 }
             }
         }
         self.state.send_replace(end);
     }
 
-    /// Lets what runs end, then closes the tunnel; a named one stays ours.
+    /// Lets what runs end and arrive, then closes the tunnel; a named one stays ours.
     async fn leave(&mut self, close: &CancellationToken) {
         // A client that was sent in the moment in which the listener went stays in the channel for as long as anybody could send
         // another one, and counts as running. (Who still listens takes the channel's end for news, and reads the state.)
         self.taker = None;
+        if self.dialling.dialler.clients() == ClientsPerDialIn::One {
+            // Those that have no client yet; the others are their clients' streams.
+            self.dial_ins.abort_all();
+        }
         self.running.close();
+        let is_named = self.tunnel.is_named();
+        let all_has_arrived = async {
+            self.running.wait().await;
+            let _ = timeout(PARTED, self.parted()).await;
+            if !is_named {
+                let _ = timeout(DELIVERED, self.delivered()).await;
+            }
+        };
         let ended = tokio::select! {
             biased;
             () = close.cancelled() => false,
-            () = self.running.wait() => true,
+            () = all_has_arrived => true,
         };
-        if !(ended && self.tunnel.is_named()) {
+        if !(ended && is_named) {
             self.give_up().await;
         }
+    }
+
+    /// What was said on connections that many clients shared has arrived: whoever exits before that may take it along.
+    async fn parted(&mut self) {
+        loop {
+            tokio::select! {
+                dial_in = self.dial_ins.join_next() => if dial_in.is_none() { break },
+                // There may be one that has to tell it before it can part.
+                Some(()) = self.connected.1.recv() => {}
+            }
+        }
+    }
+
+    /// Clients have what was said to them: to close the tunnel cuts off whoever is still there.
+    async fn delivered(&self) {
+        let mut wait = LOOK_AGAIN;
+        while self.clients_still_there().await.is_some_and(|clients| clients > 0) {
+            sleep(wait).await;
+            wait = (wait * 2).min(LOOK_AGAIN_AT_LAST);
+        }
+    }
+
+    /// As the server knows it.
+    async fn clients_still_there(&self) -> Option<u32> {
+        standing(&mut self.watch().await?).await.map(|info| info.streams)
     }
 
     async fn give_up(&self) {
@@ -269,33 +295,18 @@ impl Keeper {
     /// The application takes clients at its own pace. One that it has not taken keeps its dial-in from being replaced, so
     /// that the rest wait at the server.
     fn dial(&mut self, taker: Taker) {
-        let (dialler, uri) = (self.dialling.dialler.clone(), self.opened.uri.clone());
-        let (connected, running) = (self.connected.0.clone(), self.running.clone());
-        self.dial_ins.spawn(async move {
-            let mut clients = match dialler.dial(&uri).await {
-                Ok(clients) => clients,
-                Err(error) => return DialIn { connected: None, ended: Err(error) },
-            };
-            let since = Instant::now();
-            // Nobody listens when all is over.
-            let _ = connected.send(()).await;
-            let ended = loop {
-                match clients.next().await {
-                    Ok(Some(offer)) => {
-                        if !hand_on(&taker, offer, &mut *clients, &running).await {
-                            break Ok(());
-                        }
-                    }
-                    Ok(None) => break Ok(()),
-                    Err(error) => break Err(error),
-                }
-            };
-            DialIn { connected: Some(since), ended }
-        });
+        let dial_in = DialIn {
+            dialler: self.dialling.dialler.clone(),
+            uri: self.opened.uri.clone(),
+            connected: self.connected.0.clone(),
+            running: self.running.clone(),
+            leave: self.stop.leave.clone(),
+        };
+        self.dial_ins.spawn(dial_in.run(taker));
     }
 
     /// Keeps the books, and gives what has to be looked into.
-    fn dial_in_ended(&mut self, dial_in: Result<DialIn, JoinError>) -> Option<DialError> {
+    fn dial_in_ended(&mut self, dial_in: Result<Ended, JoinError>) -> Option<DialError> {
         let dial_in = match dial_in {
             Ok(dial_in) => dial_in,
             Err(error) => {
@@ -461,28 +472,23 @@ async fn done<T>(work: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> 
     }
 }
 
-/// Hands on an offer and what has come with it, and says whether they are still taken.
-async fn hand_on(taker: &Taker, first: Offer, clients: &mut dyn Incoming, running: &TaskTracker) -> bool {
-    if !taker.take(Offered::new(first, running.token())).await {
-        return false;
-    }
-    for _ in 1..AT_ONCE {
-        let Some(offer) = clients.next_there() else { break };
-        if !taker.take(Offered::new(offer, running.token())).await {
-            return false;
-        }
-    }
-    true
-}
-
-/// Offers that are handed on before anything else has its turn.
-const AT_ONCE: usize = 64;
-
 /// A session that is over within this is a failure, even if nothing else was wrong with it.
 const SHORT: Duration = Duration::from_secs(1);
 
 /// How long closing a tunnel may take when we go.
 const CLOSE: Duration = Duration::from_secs(5);
+
+/// How long the server may take to hear all that was said before we went.
+const PARTED: Duration = Duration::from_secs(5);
+
+/// How long clients may take, when we go, to hear what the server has for them: some megabytes at most.
+const DELIVERED: Duration = Duration::from_secs(30);
+
+/// Whether clients are still there is asked again after this, then more and more seldom.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// The most seldom.
+const LOOK_AGAIN_AT_LAST: Duration = Duration::from_secs(1);
 
 /// News that broke off are asked for again within this.
 const WATCH_AGAIN: Duration = Duration::from_secs(5);

@@ -20,6 +20,7 @@
 mod agent;
 mod backoff;
 mod demand;
+mod dial_in;
 mod forward;
 mod held;
 mod keeper;

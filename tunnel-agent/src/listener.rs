@@ -81,7 +81,8 @@ impl TunnelListener {
     }
 
     /// Leaves a named tunnel to whoever opens it next, and closes any other. Clients that are being
-    /// [forwarded](Self::forward_to) are reset; streams that were accepted go on, and it returns when they have ended.
+    /// [forwarded](Self::forward_to) are reset; streams that were accepted go on, and it returns when they have ended and what was
+    /// said on them has arrived. Then the program may exit.
     pub async fn leave(self) {
         drop(self.offers);
         self.held.leave().await;

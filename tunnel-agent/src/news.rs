@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use tokio::time::timeout;
-use tunnel_api::{CloseReason, TunnelEvents, What};
+use tunnel_api::{CloseReason, TunnelEvents, TunnelInfo, What};
 
 use crate::requests::Feed;
 
@@ -18,6 +18,21 @@ pub(crate) async fn was_closed(events: &mut Option<TunnelEvents>) -> Option<Clos
                 What::Present(_) => present = true,
                 What::Closed { reason } => return Some(reason),
                 What::Ready => return (!present).then_some(CloseReason::Requested),
+                _ => {}
+            }
+        }
+        None
+    };
+    timeout(PRESENT, told).await.unwrap_or_default()
+}
+
+/// How the tunnel stands, as the news begin with it; `None` if they do not.
+pub(crate) async fn standing(news: &mut TunnelEvents) -> Option<Box<TunnelInfo>> {
+    let told = async {
+        while let Some(Ok(event)) = news.next().await {
+            match event.what {
+                What::Present(info) => return Some(info),
+                What::Ready => break,
                 _ => {}
             }
         }

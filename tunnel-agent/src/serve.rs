@@ -66,7 +66,7 @@ impl ServedTunnel {
     }
 
     /// Leaves a named tunnel to whoever opens it next, and closes any other. Clients that are being answered are cut off, which they
-    /// see as an abort.
+    /// see as an abort. It returns when what was answered before has arrived; then the program may exit.
     pub async fn leave(self) {
         self.held.leave().await;
     }

@@ -43,6 +43,10 @@ pub trait Incoming: Send {
     fn next_there(&mut self) -> Option<Offer> {
         None
     }
+
+    /// Takes no more clients, and returns when those that were taken have ended, and the server has all that was said for them.
+    /// (Dropping it takes no more either, and says the same; only nobody knows when that has arrived.)
+    async fn part(self: Box<Self>) {}
 }
 
 /// What comes through a dial-in. Dropping it leaves it to another agent.

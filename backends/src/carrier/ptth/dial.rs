@@ -25,6 +25,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     net::TcpStream,
     sync::{mpsc, oneshot},
+    task::JoinHandle,
     time::timeout,
 };
 use tokio_util::{
@@ -192,7 +193,8 @@ struct Session {
     offers: mpsc::Receiver<Offer>,
     ended: oneshot::Receiver<Result<(), DialError>>,
     /// Dropped when nobody wants more clients: the driver then says goodbye, and ends with the last stream.
-    _leave: DropGuard,
+    leave: DropGuard,
+    driver: JoinHandle<()>,
 }
 
 impl Session {
@@ -217,8 +219,8 @@ impl Session {
             ended: Some(ended_in),
             lets_others_go_first: false,
         };
-        tokio::spawn(driver.run(leave.clone()).in_current_span());
-        Self { offers, ended, _leave: leave.drop_guard() }
+        let driver = tokio::spawn(driver.run(leave.clone()).in_current_span());
+        Self { offers, ended, leave: leave.drop_guard(), driver }
     }
 }
 
@@ -237,6 +239,13 @@ impl Incoming for Session {
 
     fn next_there(&mut self) -> Option<Offer> {
         self.offers.try_recv().ok()
+    }
+
+    async fn part(self: Box<Self>) {
+        let Self { offers, leave, driver, .. } = *self;
+        drop((offers, leave));
+        // One that panicked has nothing left to say.
+        let _ = driver.await;
     }
 }
 

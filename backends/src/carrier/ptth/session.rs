@@ -8,6 +8,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -16,7 +17,7 @@ use h2::{
     client::{Connection, SendRequest},
 };
 use http::{Method, Request, Uri, header::FORWARDED};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tunnel_api::AgentLoss;
 
 use super::{
@@ -85,6 +86,9 @@ impl Ended {
     }
 }
 
+/// How long a tunnel's end waits for an agent to hear what it was told before.
+const PARTING: Duration = Duration::from_secs(5);
+
 /// An agent that has shown that it speaks HTTP/2.
 struct Agent {
     connection: Connection<Wire, Chunk>,
@@ -149,10 +153,20 @@ impl Agent {
                 self.farewell.say();
             }
         };
-        if let Some(stay) = stay {
-            stay.membership.leave(ended.loss());
+        match (stay, ended) {
+            (Some(stay), ended) => {
+                stay.membership.leave(ended.loss());
+                ended
+            }
+            (None, Ended::Stopped) => self.part().await,
+            (None, ended) => ended,
         }
-        ended
+    }
+
+    /// The tunnel was over as soon as the streams were. What they have said is on its way still.
+    async fn part(&mut self) -> Ended {
+        let over = Box::pin(timeout(PARTING, poll_fn(|cx| self.poll(cx))));
+        over.await.unwrap_or(Ended::Stopped)
     }
 
     /// Ready when the session has ended, or with nothing when it should take no new streams.
