@@ -251,7 +251,8 @@ async fn clients_that_come_while_the_agent_is_busy_are_not_turned_away() {
                 tokio::spawn(echo(stream));
             }
         });
-        let served = join_all(clients.into_iter().map(async |client| {
+        // (An async closure here makes some builds after the first fail inside the compiler.)
+        let served = join_all(clients.into_iter().map(|client| async {
             let mut client = client.unwrap();
             client.write_all(b"?").await.unwrap();
             client.shutdown().await.unwrap();
