@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -163,19 +164,20 @@ pub(super) async fn hear_out(socket: &TcpStream) {
 ///
 /// There is none where the upgrade is not of a connection at a door.
 pub fn taken_over(upgraded: Upgraded) -> Option<BoxDuplex> {
-    below(upgraded).map(as_duplex)
+    below(upgraded).map(|(io, _)| as_duplex(io))
 }
 
-/// The same, for whoever does not relay it: it is closed in order when it is dropped.
-pub(crate) fn connection_of(upgraded: Upgraded) -> Option<Replay> {
-    let io = below(upgraded)?;
+/// The same, for whoever does not relay it: it is closed in order when it is dropped. With it comes the buffer that it was read by,
+/// of which nothing is wanted but that it be let go at the right moment.
+pub(crate) fn connection_of(upgraded: Upgraded) -> Option<(Replay, Bytes)> {
+    let (io, read_by) = below(upgraded)?;
     let _ = sockets::finish(io.socket());
-    Some(io)
+    Some((io, read_by))
 }
 
-fn below(upgraded: Upgraded) -> Option<Replay> {
+fn below(upgraded: Upgraded) -> Option<(Replay, Bytes)> {
     let parts = upgraded.downcast::<TokioIo<Lent>>().ok()?;
-    Some(parts.io.into_inner().io.take()?.put_back(&parts.read_buf))
+    Some((parts.io.into_inner().io.take()?.put_back(&parts.read_buf), parts.read_buf))
 }
 
 fn as_duplex(io: Replay) -> BoxDuplex {

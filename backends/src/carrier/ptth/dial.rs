@@ -208,7 +208,8 @@ impl Session {
         let (offers_in, offers) = mpsc::channel(BACKLOG);
         let (ended_in, ended) = oneshot::channel();
         let leave = CancellationToken::new();
-        let driver = Driver {
+        // On the heap: a future that has what it is called on has room for it twice, and sessions are idle for days.
+        let driver = Box::new(Driver {
             connection,
             gathering,
             farewell,
@@ -218,7 +219,7 @@ impl Session {
             offers: Some(offers_in),
             ended: Some(ended_in),
             lets_others_go_first: false,
-        };
+        });
         let driver = tokio::spawn(driver.run(leave.clone()).in_current_span());
         Self { offers, ended, leave: leave.drop_guard(), driver }
     }
@@ -271,7 +272,7 @@ impl SetWindow for Connection<Wire, Chunk> {
 }
 
 impl Driver {
-    async fn run(mut self, leave: CancellationToken) {
+    async fn run(mut self: Box<Self>, leave: CancellationToken) {
         let ended = tokio::select! {
             biased;
             ended = poll_fn(|cx| self.poll(cx)) => Some(ended),

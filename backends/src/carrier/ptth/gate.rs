@@ -105,7 +105,7 @@ struct Known {
     /// How the agent calls itself.
     agent: Option<String>,
     addr: SocketAddr,
-    replaced: CancellationToken,
+    over: CancellationToken,
 }
 
 impl Gate {
@@ -164,9 +164,9 @@ impl Admitted {
         }
         let number = entries.next;
         entries.next += 1;
-        let replaced = CancellationToken::new();
-        entries.present.insert(number, Known { agent, addr, replaced: replaced.clone() });
-        Some(Entry { admitted: self.clone(), number, addr, since, replaced })
+        let over = self.stop.child_token();
+        entries.present.insert(number, Known { agent, addr, over: over.clone() });
+        Some(Entry { admitted: self.clone(), number, addr, since, over })
     }
 
     fn lock(&self) -> MutexGuard<'_, Entries> {
@@ -182,12 +182,17 @@ pub(super) struct Entry {
     pub(super) addr: SocketAddr,
     /// When it came to the door.
     pub(super) since: Instant,
-    /// The same agent has come again: for it, this connection is dead.
-    pub(super) replaced: CancellationToken,
+    /// The tunnel is over, or the same agent has come again: for it, this connection is dead.
+    pub(super) over: CancellationToken,
     number: u64,
 }
 
 impl Entry {
+    /// What has made it over, if it is.
+    pub(super) fn is_replaced(&self) -> bool {
+        !self.admitted.stop.is_cancelled()
+    }
+
     /// Ends the earlier connections of the same agent, and says where the last one came from.
     pub(super) fn take_over(&self) -> Option<SocketAddr> {
         let entries = self.admitted.lock();
@@ -195,7 +200,7 @@ impl Entry {
         let is_earlier = |number: u64, known: &Known| number < self.number && known.agent.as_ref() == Some(agent);
         let earlier = entries.present.iter().filter(|(number, known)| is_earlier(**number, known));
         earlier
-            .inspect(|(_, known)| known.replaced.cancel())
+            .inspect(|(_, known)| known.over.cancel())
             .max_by_key(|(number, _)| **number)
             .map(|(_, known)| known.addr)
     }

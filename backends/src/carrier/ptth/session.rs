@@ -42,23 +42,32 @@ use crate::{
     uplink::ClientInfo,
 };
 
-/// Serves an agent's connection until it ends. `deadline` is for the agent to show that it speaks HTTP/2.
-pub(super) async fn serve(io: Replay, entry: Entry, resets: u32, deadline: Instant) {
-    let agent = entry.addr;
-    let stop = entry.admitted.stop.clone();
+/// An agent that speaks HTTP/2, and what begins streams to it.
+pub(super) type Met = (Box<Agent>, SendRequest<Chunk>);
+
+/// Begins HTTP/2 on an agent's connection. `deadline` is for the agent to show that it speaks it.
+pub(super) async fn meet(io: Replay, entry: &Entry, deadline: Instant) -> Option<Met> {
     let met = tokio::select! {
         biased;
-        () = stop.cancelled() => return,
-        () = entry.replaced.cancelled() => return,
-        // On the heap, as the agent is: a future has room for all that is ever in it, and sessions are idle for days.
-        met = timeout_at(deadline, Box::pin(Agent::meet(io, &entry))) => met,
+        () = entry.over.cancelled() => return None,
+        met = timeout_at(deadline, Agent::meet(io, entry)) => met,
     };
     let ended = match met {
-        Ok(Ok((agent, sender))) => agent.serve(sender, &entry, resets).await,
+        Ok(Ok(met)) => return Some(met),
         Ok(Err(error)) => Ended::Broken(error),
         Err(_) => Ended::Silent,
     };
-    tracing::debug!(agent.addr = %agent, ?ended, "agent's session ended");
+    tell(entry, &ended);
+    None
+}
+
+/// Serves an agent until its connection ends.
+pub(super) async fn serve(agent: Box<Agent>, sender: SendRequest<Chunk>, entry: &Entry, resets: u32) {
+    tell(entry, &agent.serve(sender, entry, resets).await);
+}
+
+fn tell(entry: &Entry, ended: &Ended) {
+    tracing::debug!(agent.addr = %entry.addr, ?ended, "agent's session ended");
 }
 
 /// How a session ended.
@@ -90,7 +99,7 @@ impl Ended {
 const PARTING: Duration = Duration::from_secs(5);
 
 /// An agent that has shown that it speaks HTTP/2.
-struct Agent {
+pub(super) struct Agent {
     connection: Connection<Wire, Chunk>,
     farewell: Farewell,
     pulse: Pulse,
@@ -127,20 +136,12 @@ impl Agent {
 
     async fn serve(mut self: Box<Self>, sender: SendRequest<Chunk>, entry: &Entry, resets: u32) -> Ended {
         let mut stay = Some(Stay::begin(sender, entry, resets, &self));
-        let (stop, uplink) = (&entry.admitted.stop, &entry.admitted.uplink);
-        let over = async {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => Ended::Stopped,
-                () = entry.replaced.cancelled() => Ended::Replaced,
-            }
-        };
-        let (over, retired) = (pin!(over), pin!(uplink.retired()));
+        let (over, retired) = (pin!(entry.over.cancelled()), pin!(entry.admitted.uplink.retired()));
         let (mut over, mut retired) = (Seldom::new(over), Seldom::new(retired));
         let ended = loop {
             let no_new_streams = tokio::select! {
                 biased;
-                ended = &mut over => break ended,
+                () = &mut over => break if entry.is_replaced() { Ended::Replaced } else { Ended::Stopped },
                 () = &mut retired, if stay.is_some() => true,
                 step = poll_fn(|cx| self.poll_step(cx, stay.as_mut())) => match step {
                     Some(ended) => break ended,
@@ -153,14 +154,12 @@ impl Agent {
                 self.farewell.say();
             }
         };
-        match (stay, ended) {
-            (Some(stay), ended) => {
-                stay.membership.leave(ended.loss());
-                ended
-            }
-            (None, Ended::Stopped) => self.part().await,
-            (None, ended) => ended,
+        match stay {
+            Some(stay) => stay.membership.leave(ended.loss()),
+            None if matches!(ended, Ended::Stopped) => return self.part().await,
+            None => {}
         }
+        ended
     }
 
     /// The tunnel was over as soon as the streams were. What they have said is on its way still.

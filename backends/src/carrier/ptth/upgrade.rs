@@ -19,7 +19,7 @@ use super::{
     H2, PTTH, WELL_KNOWN,
     gate::{Admitted, Entry, Gate},
     resets::RESETS_A_SECOND,
-    session,
+    session::{self, Met},
 };
 use crate::{
     door::{self, Arrival, HttpBody, HttpService},
@@ -83,13 +83,27 @@ impl Gate {
 
 /// From the 101 on.
 async fn go_on(upgraded: OnUpgrade, entry: Entry, resets: u32, deadline: Instant) {
-    let io = match timeout_at(deadline, upgraded).await {
-        Ok(Ok(upgraded)) => door::connection_of(upgraded),
-        _ => return tracing::debug!(agent.addr = %entry.addr, "agent gone before its upgrade"),
+    // On the heap: a future has room for all that is ever in it, and sessions are idle for days.
+    if let Some((agent, sender)) = Box::pin(meet(upgraded, &entry, deadline)).await {
+        session::serve(agent, sender, &entry, resets).await;
+    }
+}
+
+async fn meet(upgraded: OnUpgrade, entry: &Entry, deadline: Instant) -> Option<Met> {
+    let Ok(Ok(upgraded)) = timeout_at(deadline, upgraded).await else {
+        tracing::debug!(agent.addr = %entry.addr, "agent gone before its upgrade");
+        return None;
     };
     // Every connection at the door is one of these.
-    let Some(io) = io else { return tracing::error!("a connection of another kind was upgraded") };
-    session::serve(io, entry, resets, deadline).await;
+    let Some((io, read_by)) = door::connection_of(upgraded) else {
+        tracing::error!("a connection of another kind was upgraded");
+        return None;
+    };
+    let met = session::meet(io, entry, deadline).await;
+    // What HTTP/2 has in its place was made of other memory meanwhile, so that the next agent's request finds this: it is in use
+    // already, where HTTP/2's buffers are large and mostly never touched.
+    drop(read_by);
+    met
 }
 
 /// What an agent asks for, apart from who it is.
