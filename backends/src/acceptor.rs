@@ -1,6 +1,6 @@
 //! Accepts and does nothing else: every accept loop of the server is one of these.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{future::poll_fn, io, net::SocketAddr, time::Duration};
 
 use tokio::net::{TcpListener, TcpStream};
 
@@ -27,13 +27,14 @@ impl Acceptor {
     /// the backlog.
     pub async fn accept(&mut self) -> (TcpStream, SocketAddr) {
         loop {
-            match self.listener.accept().await {
+            match poll_fn(|cx| self.listener.poll_accept(cx)).await {
                 Ok((socket, peer)) => {
                     self.pause = Duration::ZERO;
                     return (socket, sockets::canonical(peer));
                 }
                 Err(error) if concerns_one_connection(&error) => {}
-                Err(error) => self.back_off(&error).await,
+                // On the heap: there is a listener for each tunnel, and hardly ever such an error.
+                Err(error) => Box::pin(self.back_off(error)).await,
             }
         }
     }
@@ -48,7 +49,7 @@ impl Acceptor {
         self.listener.local_addr()
     }
 
-    async fn back_off(&mut self, error: &io::Error) {
+    async fn back_off(&mut self, error: io::Error) {
         if self.pause.is_zero() {
             let listener = self.listener.local_addr().ok();
             tracing::warn!(listen.addr = listener.map(tracing::field::display), %error, "cannot accept; trying on (raise the limit on open files if this comes back)");

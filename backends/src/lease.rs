@@ -1,5 +1,6 @@
 use std::{any::Any, fmt, sync::Arc};
 
+use futures_util::FutureExt;
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
@@ -14,20 +15,19 @@ use crate::ports::PortLease;
 /// that what was held can be taken again at once.
 #[must_use = "dropping a lease releases what it holds"]
 pub struct Lease {
-    stop: Option<DropGuard>,
-    tasks: TaskTracker,
+    serves: Option<(DropGuard, TaskTracker)>,
     holds: Vec<Box<dyn Any + Send + Sync>>,
 }
 
 impl Lease {
     /// Holds tasks that end when `stop` is cancelled, and `holds`.
     pub fn new(stop: CancellationToken, tasks: TaskTracker, holds: impl Any + Send + Sync) -> Self {
-        Self { stop: Some(stop.drop_guard()), tasks, holds: vec![Box::new(holds)] }
+        Self { serves: Some((stop.drop_guard(), tasks)), ..Self::holding(holds) }
     }
 
     /// Holds this, and nothing that has to be told to end.
     pub fn holding(holds: impl Any + Send + Sync) -> Self {
-        Self::new(CancellationToken::new(), TaskTracker::new(), holds)
+        Self { serves: None, holds: vec![Box::new(holds)] }
     }
 
     /// Holds a port and the task that serves it, which ends when it is told to stop and may spawn others.
@@ -40,27 +40,25 @@ impl Lease {
         // As long as the task listens on it, the port stays held, even if the lease goes first.
         let listening = port.clone();
         let serving = serve(stop.clone(), tasks.clone());
-        tasks.spawn(
-            async move {
-                serving.await;
-                drop(listening);
-            }
-            .in_current_span(),
-        );
+        // (An async block would have room for the task's future twice.)
+        tasks.spawn(serving.map(|()| drop(listening)).in_current_span());
         Self::new(stop, tasks, port)
     }
 
     /// Lets go, and returns when nothing is held any more.
     pub async fn release(mut self) {
-        drop(self.stop.take());
-        self.tasks.close();
-        self.tasks.wait().await;
+        if let Some((stop, tasks)) = self.serves.take() {
+            drop(stop);
+            tasks.close();
+            tasks.wait().await;
+        }
         self.holds.clear();
     }
 }
 
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lease").field("tasks", &self.tasks.len()).finish_non_exhaustive()
+        let tasks = self.serves.as_ref().map_or(0, |(_, tasks)| tasks.len());
+        f.debug_struct("Lease").field("tasks", &tasks).finish_non_exhaustive()
     }
 }

@@ -1,8 +1,12 @@
 //! Whether anybody is there to serve a tunnel, and until when it lasts if nobody is.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    pin::pin,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
 
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 use tunnel_api::TunnelState;
 
 /// How long a tunnel lives without agents.
@@ -15,7 +19,7 @@ pub(crate) struct Lifetime {
 }
 
 /// Whether anybody is there to serve the tunnel: a session, or a stream that is still running.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Presence {
     pub(crate) online: bool,
     /// Somebody has been there.
@@ -26,10 +30,59 @@ pub(crate) struct Presence {
 }
 
 /// A moment, on both clocks.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Expiry {
     pub(crate) time: SystemTime,
     pub(crate) deadline: Instant,
+}
+
+/// A tunnel's presence as it is now, for those who wait for it to change. Half of a watch channel: that has room for crowds, and of
+/// these there is one for each tunnel.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    now: Mutex<Presence>,
+    changed: Notify,
+}
+
+impl Watched {
+    pub(crate) fn new(presence: Presence) -> Self {
+        Self { now: Mutex::new(presence), changed: Notify::new() }
+    }
+
+    pub(crate) fn now(&self) -> Presence {
+        *self.lock()
+    }
+
+    /// Says whether it is another one then.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Presence)) -> bool {
+        let mut now = self.lock();
+        let before = *now;
+        change(&mut now);
+        let is_another = *now != before;
+        drop(now);
+        if is_another {
+            self.changed.notify_waiters();
+        }
+        is_another
+    }
+
+    /// Waits until it is as it is wanted.
+    pub(crate) async fn until(&self, is_wanted: impl Fn(&Presence) -> bool) {
+        loop {
+            // From here on no change is missed.
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if is_wanted(&self.now()) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Presence> {
+        // Nothing panics while it is held.
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Presence {

@@ -6,18 +6,19 @@
 use std::{
     fmt,
     net::SocketAddr,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use http::Request;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore};
 use tunnel_api::{AgentLoss, What};
 
 use crate::{
     events::TunnelNews,
     exchange::{BoxExchange, Requests},
     meters::Meters,
-    presence::{Expiry, Lifetime, Presence},
+    presence::{Expiry, Lifetime, Presence, Watched},
     session::{BoxStream, Session, SessionGone},
     uplink::ClientInfo,
 };
@@ -28,10 +29,10 @@ pub(crate) struct Sessions {
     /// One permit for each place that is free now. Permits are handed out in the order in which they were asked for, so
     /// the client that has waited longest is served first.
     places: Semaphore,
-    presence: watch::Sender<Presence>,
+    presence: Watched,
     news: TunnelNews,
-    /// Moves when a place becomes free, for whoever cannot use just any.
-    freed: watch::Sender<()>,
+    /// Told when a place becomes free, for whoever cannot use just any.
+    freed: Notify,
 }
 
 /// One who waits for a place that is not in just any session.
@@ -74,9 +75,9 @@ impl Sessions {
         Arc::new(Self {
             state: Mutex::default(),
             places: Semaphore::new(0),
-            presence: watch::Sender::new(Presence::new(lifetime)),
+            presence: Watched::new(Presence::new(lifetime)),
             news,
-            freed: watch::Sender::new(()),
+            freed: Notify::new(),
         })
     }
 
@@ -98,7 +99,7 @@ impl Sessions {
         }
         drop(state);
         self.places.add_permits(room);
-        self.freed.send_replace(());
+        self.freed.notify_waiters();
         Membership { sessions: self.clone(), key }
     }
 
@@ -129,31 +130,31 @@ impl Sessions {
 
     /// Waits for a place in a session that is none of these, and takes it. Whoever waits in [`take`](Self::take) goes first.
     pub(crate) async fn take_other(self: &Arc<Self>, tried: &[u64]) -> Place {
-        let mut freed = self.freed.subscribe();
         let _choosy = Choosy::new(self);
         loop {
-            freed.mark_unchanged();
+            // It waits from here on, so that none that becomes free meanwhile is missed.
+            let mut freed = pin!(self.freed.notified());
+            freed.as_mut().enable();
             if let Ok(permit) = self.places.try_acquire()
                 && let Some(place) = self.pick(tried)
             {
                 permit.forget();
                 return place;
             }
-            // The sender lives as long as we do.
-            let _ = freed.changed().await;
+            freed.await;
         }
     }
 
-    pub(crate) fn presence(&self) -> watch::Receiver<Presence> {
-        self.presence.subscribe()
+    pub(crate) fn presence(&self) -> &Watched {
+        &self.presence
     }
 
     pub(crate) fn touch(&self) {
-        self.presence.send_modify(Presence::touch);
+        self.presence.change(Presence::touch);
     }
 
     pub(crate) fn resume(&self) {
-        self.presence.send_modify(Presence::resume);
+        self.presence.change(Presence::resume);
     }
 
     /// Whoever still goes does so because the tunnel is over.
@@ -204,7 +205,7 @@ impl Sessions {
             member.used -= 1;
             self.places.add_permits(1);
             if state.choosy > 0 {
-                self.freed.send_replace(());
+                self.freed.notify_waiters();
             }
         }
         // Where there is a session, it has been shown that there is.
@@ -217,9 +218,9 @@ impl Sessions {
     /// the news come in order.
     fn show_presence(&self, state: &State, arrived: Option<(SocketAddr, Option<SocketAddr>)>) -> bool {
         let online = !state.members.is_empty() || state.streams > 0;
-        self.presence.send_if_modified(|presence| {
+        self.presence.change(|presence| {
             if presence.online == online {
-                return false;
+                return;
             }
             match arrived {
                 Some((agent, took_over)) => {
@@ -233,7 +234,6 @@ impl Sessions {
                     }
                 }
             }
-            true
         })
     }
 
@@ -454,13 +454,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_running_stream_is_presence_without_any_session() {
         let sessions = sessions();
-        let presence = sessions.presence();
         let member = sessions.join(Arc::new(Idle(1)), agent(), None);
         let place = sessions.take().await;
         drop(member);
-        assert!(presence.borrow().online);
+        assert!(sessions.presence().now().online);
         drop(place);
-        assert!(!presence.borrow().online);
-        assert!(presence.borrow().was_dialled);
+        assert!(!sessions.presence().now().online);
+        assert!(sessions.presence().now().was_dialled);
     }
 }

@@ -1,14 +1,13 @@
 //! One open tunnel: what was agreed, how it stands, and the task that keeps it until it is over.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use tokio::time::sleep_until;
-use tokio_util::sync::CancellationToken;
+use tokio::{sync::SetOnce, time::sleep_until};
 use tunnel_api::{
     AddressRequest, Carry, CloseReason, CredentialId, Labels, OpenTunnel, OpenedTunnel, PublicAddress, TunnelError,
     TunnelInfo, TunnelName, TunnelState, TunnelUri,
@@ -36,9 +35,8 @@ pub(crate) struct Tunnel {
     pub(crate) recording: Recording,
     /// Of whoever opened it last.
     credential: Mutex<Option<CredentialId>>,
-    close: CancellationToken,
-    close_reason: OnceLock<CloseReason>,
-    closed: CancellationToken,
+    close: SetOnce<CloseReason>,
+    closed: SetOnce<()>,
 }
 
 /// How a tunnel is recorded.
@@ -92,9 +90,8 @@ impl Tunnel {
             open_time,
             recording,
             credential: Mutex::new(credential),
-            close: CancellationToken::new(),
-            close_reason: OnceLock::new(),
-            closed: CancellationToken::new(),
+            close: SetOnce::new(),
+            closed: SetOnce::new(),
         }
     }
 
@@ -153,23 +150,22 @@ impl Tunnel {
 
     /// Asks the keeper to end it. The first reason counts.
     pub(crate) fn close(&self, reason: CloseReason) {
-        let _ = self.close_reason.set(reason);
-        self.close.cancel();
+        let _ = self.close.set(reason);
     }
 
     /// It is ending or has ended: nobody should find it any more.
     pub(crate) fn is_closing(&self) -> bool {
-        self.close.is_cancelled()
+        self.close.initialized()
     }
 
     /// Resolves when everything it held is free.
     pub(crate) async fn closed(&self) {
-        self.closed.cancelled().await;
+        self.closed.wait().await;
     }
 
     pub(crate) fn info(&self) -> TunnelInfo {
         let counts = self.uplink.counts();
-        let presence = *self.uplink.presence().borrow();
+        let presence = self.uplink.presence().now();
         let about = self.about();
         TunnelInfo {
             id: about.id.clone(),
@@ -190,7 +186,7 @@ impl Tunnel {
     }
 
     pub(crate) fn state(&self) -> TunnelState {
-        self.uplink.presence().borrow().state()
+        self.uplink.presence().now().state()
     }
 
     pub(crate) fn opened(&self) -> OpenedTunnel {
@@ -198,7 +194,7 @@ impl Tunnel {
             id: self.about().id.clone(),
             uri: self.uri.clone(),
             address: self.address.clone(),
-            dial_by: self.uplink.presence().borrow().would_expire(),
+            dial_by: self.uplink.presence().now().would_expire(),
             dial_from: self.dial_from.networks(),
             connections: self.terms.connections,
             carry: self.uplink.carry(),
@@ -252,39 +248,40 @@ impl Tunnel {
     /// Lives until it is over, and says why. Then its streams are being aborted; whoever calls it releases what it holds, takes
     /// it off the table and calls [`mark_closed`](Self::mark_closed).
     pub(crate) async fn live_out(&self) -> CloseReason {
-        let ended = tokio::select! {
+        let reason = tokio::select! {
             biased;
-            () = self.close.cancelled() => None,
-            reason = self.live() => Some(reason),
+            reason = self.close.wait() => *reason,
+            reason = self.live() => {
+                self.close(reason);
+                // Somebody else may have been first.
+                self.close.get().copied().unwrap_or(reason)
+            }
         };
-        if let Some(reason) = ended {
-            self.close(reason);
-        }
         self.uplink.end();
-        // Somebody has set it, at the latest we did.
-        self.close_reason.get().copied().unwrap_or(CloseReason::Requested)
+        reason
     }
 
     pub(crate) fn mark_closed(&self) {
-        self.closed.cancel();
+        // The keeper is the only one who says so, and does it once.
+        let _ = self.closed.set(());
     }
 
     /// Waits until its agents have been away for too long.
     async fn live(&self) -> CloseReason {
-        let mut presence = self.uplink.presence();
+        let presence = self.uplink.presence();
         loop {
-            let now = *presence.borrow_and_update();
+            let now = presence.now();
             let expired = async {
                 match now.expiry {
-                    Some(expiry) => sleep_until(expiry.deadline).await,
+                    // On the heap: nearly always somebody is there.
+                    Some(expiry) => Box::pin(sleep_until(expiry.deadline)).await,
                     None if now.online => std::future::pending().await,
                     None => {}
                 }
             };
             tokio::select! {
                 biased;
-                // The sender lives as long as we do.
-                _ = presence.changed() => {}
+                () = presence.until(|presence| *presence != now) => {}
                 () = expired => return match (now.was_dialled, now.expiry) {
                     (false, _) => CloseReason::NotDialled,
                     (true, Some(_)) => CloseReason::AgentLost,

@@ -147,9 +147,7 @@ impl Tunnels {
         for tunnel in &open {
             tunnel.uplink.retire();
         }
-        let streams = open.iter().map(|tunnel| async {
-            let _ = tunnel.uplink.presence().wait_for(|presence| !presence.online).await;
-        });
+        let streams = open.iter().map(|tunnel| tunnel.uplink.presence().until(|presence| !presence.online));
         let _ = timeout(patience, join_all(streams)).await;
         // One that was being opened when the drain began may have come meanwhile.
         for tunnel in self.lock().by_id.values() {

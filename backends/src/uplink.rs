@@ -17,7 +17,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::SetOnce,
+    time::{Instant, timeout_at},
+};
 use tunnel_api::{Carry, StreamEnd, What};
 
 pub use self::asking::{Answer, AnswerBody, NoAnswer, UpgradedStream};
@@ -32,7 +35,7 @@ use crate::{
     clients::ClientFilter,
     events::TunnelNews,
     meters::{DialInRefused, Meters},
-    presence::{Lifetime, Presence},
+    presence::{Lifetime, Watched},
     quotas::{Counted, Permit, Refused, Share},
     relay::{Duplex, Pace, Progress, RelayEnd, RelayTimes, Side, relay},
     requests::Ended,
@@ -62,7 +65,7 @@ struct Inner {
     share: Share,
     pace: Pace,
     totals: Totals,
-    retired: Milestone,
+    retired: SetOnce<()>,
     ended: Milestone,
 }
 
@@ -129,7 +132,7 @@ impl Uplink {
             pace: share.pace(),
             share,
             totals: Totals::default(),
-            retired: Milestone::default(),
+            retired: SetOnce::new(),
             ended: Milestone::default(),
         }))
     }
@@ -182,7 +185,7 @@ impl Uplink {
 
     /// Resolves when the tunnel takes no more clients and no more agents: listeners should close.
     pub async fn retired(&self) {
-        self.0.retired.token().cancelled().await;
+        self.0.retired.wait().await;
     }
 
     fn count_refused<T>(&self, admitted: Result<T, NoStream>) -> Result<T, NoStream> {
@@ -226,7 +229,7 @@ impl Uplink {
 
     /// Whether it takes no more clients and no more agents.
     pub fn is_retired(&self) -> bool {
-        self.0.retired.is_passed()
+        self.0.retired.initialized()
     }
 
     /// Somebody dialled in who may not. Counted, and said once a tunnel: whoever runs the agent has to know that its
@@ -246,7 +249,7 @@ impl Uplink {
 
     // ---- for the tunnel ----
 
-    pub(crate) fn presence(&self) -> tokio::sync::watch::Receiver<Presence> {
+    pub(crate) fn presence(&self) -> &Watched {
         self.0.sessions.presence()
     }
 
@@ -261,7 +264,8 @@ impl Uplink {
 
     /// No more clients and no more agents; what runs goes on.
     pub(crate) fn retire(&self) {
-        self.0.retired.pass();
+        // It may have been before.
+        let _ = self.0.retired.set(());
     }
 
     /// What runs is aborted.

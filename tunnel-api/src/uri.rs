@@ -1,4 +1,4 @@
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use url::Url;
 
@@ -11,8 +11,8 @@ use crate::{Host, TunnelId};
 /// the path is empty. (`url` alone calls `tcp://h:1`, `tcp://h:1/` and `tcp://H:1` different.)
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct TunnelUri {
-    canonical: String,
-    scheme: String,
+    /// Shared: whoever looks tunnels up by it has it a second time.
+    canonical: Arc<str>,
     host: Host,
     port: u16,
 }
@@ -41,7 +41,7 @@ impl TunnelUri {
 
     /// `tcp://host:port`.
     pub fn tcp(host: &Host, port: u16) -> Self {
-        Self { canonical: format!("tcp://{host}:{port}"), scheme: "tcp".to_owned(), host: host.clone(), port }
+        Self { canonical: format!("tcp://{host}:{port}").into(), host: host.clone(), port }
     }
 
     /// `ptth://id:ticket@host:port/.well-known/ptth/id/`. The ticket must need no escaping.
@@ -56,7 +56,7 @@ impl TunnelUri {
 
     fn with_ticket(scheme: &str, host: &Host, port: u16, id: &TunnelId, ticket: &str) -> Self {
         let canonical = format!("{scheme}://{id}:{ticket}@{host}:{port}/.well-known/ptth/{id}/");
-        Self { canonical, scheme: scheme.to_owned(), host: host.clone(), port }
+        Self { canonical: canonical.into(), host: host.clone(), port }
     }
 
     /// The whole URI, secrets included.
@@ -66,7 +66,7 @@ impl TunnelUri {
 
     /// Which wire it names.
     pub fn scheme(&self) -> &str {
-        &self.scheme
+        self.parts().0
     }
 
     /// Whom to dial.
@@ -81,20 +81,22 @@ impl TunnelUri {
 
     /// User and password, as they stand in the URI. Secret.
     pub fn credentials(&self) -> Option<(&str, &str)> {
-        let (credentials, _) = self.after_scheme().split(['/', '?', '#']).next()?.rsplit_once('@')?;
+        let (credentials, _) = self.parts().1.split(['/', '?', '#']).next()?.rsplit_once('@')?;
         Some(credentials.split_once(':').unwrap_or((credentials, "")))
     }
 
     /// Path and query: what an HTTP request for it would ask for.
     pub fn target(&self) -> &str {
-        let rest = self.after_scheme();
+        let rest = self.parts().1;
         let target = rest.find(['/', '?', '#']).map_or("", |at| &rest[at..]);
         let target = target.split('#').next().unwrap_or_default();
         if target.starts_with('/') { target } else { "/" }
     }
 
-    fn after_scheme(&self) -> &str {
-        &self.canonical[self.scheme.len() + "://".len()..]
+    /// The scheme, and what comes after it.
+    fn parts(&self) -> (&str, &str) {
+        // Every canonical form has both.
+        self.canonical.split_once("://").unwrap_or_default()
     }
 }
 
@@ -108,13 +110,13 @@ impl FromStr for TunnelUri {
         let url = Url::parse(text).map_err(|_| TunnelUriError::Malformed)?;
         let host: Host = url.host_str().unwrap_or_default().parse().map_err(|_| TunnelUriError::NoHost)?;
         let port = url.port_or_known_default().filter(|port| *port != 0).ok_or(TunnelUriError::NoPort)?;
-        Ok(Self { canonical: canonical(&url, &host, port), scheme: url.scheme().to_owned(), host, port })
+        Ok(Self { canonical: canonical(&url, &host, port).into(), host, port })
     }
 }
 
 impl fmt::Debug for TunnelUri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TunnelUri({}://…)", self.scheme)
+        write!(f, "TunnelUri({}://…)", self.scheme())
     }
 }
 

@@ -74,7 +74,7 @@ impl PortFront {
     fn serve(&self, port: PortLease, listener: TcpListener, uplink: Uplink) -> Lease {
         Lease::serving(port, |stop, tasks| {
             let waiting = Arc::new(Semaphore::new(self.waiting_clients));
-            Clients { acceptor: Acceptor::new(listener), waiting, uplink, stop, tasks }.accept()
+            Box::new(Clients { acceptor: Acceptor::new(listener), waiting, uplink, stop, tasks }).accept()
         })
     }
 }
@@ -89,7 +89,8 @@ struct Clients {
 }
 
 impl Clients {
-    async fn accept(mut self) {
+    /// On the heap: a future that has what it is called on has room for it twice, and one is idle for each tunnel.
+    async fn accept(mut self: Box<Self>) {
         loop {
             let (place, (socket, client)) = tokio::select! {
                 biased;

@@ -63,7 +63,7 @@ impl Carrier for TcpCarrier {
                 stop,
                 tasks,
             };
-            dial_ins.accept()
+            Box::new(dial_ins).accept()
         });
         Ok((uri, lease))
     }
@@ -83,7 +83,8 @@ struct DialIns {
 }
 
 impl DialIns {
-    async fn accept(mut self) {
+    /// On the heap: a future that has what it is called on has room for it twice, and one is idle for each tunnel.
+    async fn accept(mut self: Box<Self>) {
         loop {
             let (socket, agent) = tokio::select! {
                 biased;
