@@ -23,7 +23,8 @@ pub(crate) struct Replay<S = Link> {
 
 impl<S> Replay<S> {
     pub(crate) fn new(first: Bytes, io: S) -> Self {
-        Self { first, io }
+        // A part of a buffer keeps all of it, even where it is empty.
+        Self { first: if first.is_empty() { Bytes::new() } else { first }, io }
     }
 
     /// What comes first, and what is below.
