@@ -13,6 +13,8 @@ use tunnel_backends::testing::{
 
 use crate::{
     agent::{Agent, echo},
+    frames::{Frame, Frames, INITIAL_WINDOW_SIZE, PING},
+    knock::Knock,
     mux::{Mux, open},
 };
 
@@ -69,6 +71,28 @@ fn a_client_that_is_not_read_stops_nobody_else_and_costs_its_window() {
             heard.extend_from_slice(&more.expect("a stream that goes on"));
         }
         assert!(heard[..] == flood[..said], "other bytes than were said");
+    });
+}
+
+/// Two that read nothing before they have answered a PING wait for each other for ever, once all that they can say is unread.
+#[test]
+fn an_agent_that_reads_nothing_for_now_is_heard_all_the_same() {
+    keep(&Mux::default(), async |rig| {
+        let (_stage, tunnel) = open(rig).await;
+        let mut agent = Frames::dial_with(&tunnel, &Knock::at(&tunnel.uri), &[(INITIAL_WINDOW_SIZE, 1 << 30)]).await;
+        let mut client = connect(&tunnel.address).await;
+        let stream = agent.client().await;
+        agent.say(&Frame::taken(stream)).await;
+        let flood = pattern(1, 1 << 20);
+        // Until no more goes; absence has no event.
+        while let Ok(said) = timeout(Duration::from_millis(300), client.write_all(&flood)).await {
+            said.expect("a client that nobody resets");
+        }
+        for number in 0..3_u8 {
+            agent.say(&Frame::new(PING, 0, 0, &[number; 8])).await;
+            agent.say(&Frame::data(stream, &[number])).await;
+            assert_eq!(hear_exactly(&mut client, 1).await, [number]);
+        }
     });
 }
 

@@ -41,7 +41,7 @@ use super::{
     forwarded::addresses,
     inbox::{SharedInbox, Streams},
     limits::{self, LAST_STREAM, MOST_STREAMS, RESETS_A_SECOND},
-    outgoing::Gathering,
+    outgoing::{Gathering, MOST_HELP},
     parting::Farewell,
     pulse::{Pulse, SetWindow},
     stream::{Chunk, H2Stream},
@@ -316,6 +316,12 @@ impl Driver {
         self.gathering.begin();
         let mut ended = self.poll_connection(cx);
         if self.gathering.end() && ended.is_pending() {
+            ended = self.poll_connection(cx);
+        }
+        for _ in 0..MOST_HELP {
+            if ended.is_ready() || !self.gathering.help_if_stuck() {
+                break;
+            }
             ended = self.poll_connection(cx);
         }
         if ended.is_ready() {

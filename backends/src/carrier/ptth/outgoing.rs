@@ -20,13 +20,41 @@ pub(super) struct Outgoing {
 }
 
 /// Whether what is written is to wait, and whether something does.
+///
+/// And whether `h2` is stuck. It reads nothing while it has a PING, its answer or SETTINGS to write and finds no room: two that do so
+/// wait for each other, with all that the sockets between them can hold unread on both sides.
 #[derive(Debug, Default)]
 pub(super) struct Gathering {
     is_on: AtomicBool,
     has_some: AtomicBool,
+    found_no_room: AtomicBool,
+    waits_to_hear: AtomicBool,
+    is_helped: AtomicBool,
+    /// No more help: whoever needs so much says much and hears nothing.
+    is_full: AtomicBool,
 }
 
 impl Gathering {
+    /// Whether `h2` has stopped reading because it finds no room to write. It is to be driven once more then, and what it writes until it
+    /// reads waits here.
+    pub(super) fn help_if_stuck(&self) -> bool {
+        let found_no_room = self.found_no_room.swap(false, Ordering::Relaxed);
+        let is_stuck = found_no_room && !self.waits_to_hear.load(Ordering::Relaxed);
+        let is_helped = is_stuck && !self.is_full.load(Ordering::Relaxed);
+        self.is_helped.store(is_helped, Ordering::Relaxed);
+        is_helped
+    }
+
+    /// It reads.
+    fn reads(&self) {
+        self.is_helped.store(false, Ordering::Relaxed);
+    }
+
+    /// It has read, and is woken when there is more, or has to come back.
+    fn has_read(&self, is_woken: bool) {
+        self.waits_to_hear.store(is_woken, Ordering::Relaxed);
+    }
+
     /// From now on.
     #[cfg(any(feature = "dial", test))]
     pub(super) fn begin(&self) {
@@ -46,9 +74,16 @@ impl Gathering {
 }
 
 impl Outgoing {
-    #[cfg(any(feature = "dial", test))]
     pub(super) fn gathering(&self) -> Arc<Gathering> {
         self.gathering.clone()
+    }
+
+    /// What is to be heard is asked for.
+    pub(super) fn reads<T>(&self, read: impl FnOnce() -> Poll<T>) -> Poll<T> {
+        self.gathering.reads();
+        let polled = read();
+        self.gathering.has_read(polled.is_pending());
+        polled
     }
 
     pub(super) fn poll_write(
@@ -63,7 +98,14 @@ impl Outgoing {
             self.gathering.has_some.store(true, Ordering::Relaxed);
             return Poll::Ready(Ok(length));
         }
-        self.write_through(io, cx, bufs)
+        let written = self.write_through(io, cx, bufs);
+        if written.is_ready() || !self.is_helped_without_room() {
+            return written;
+        }
+        // The socket wakes whoever drives the session when it has room for it.
+        bufs.iter().for_each(|buf| self.waiting.extend_from_slice(buf));
+        self.gathering.has_some.store(true, Ordering::Relaxed);
+        Poll::Ready(Ok(length))
     }
 
     /// With what has waited before it.
@@ -94,7 +136,19 @@ impl Outgoing {
 
     /// Unless it is to wait.
     pub(super) fn poll_flush(&mut self, io: Pin<&mut impl AsyncWrite>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.gathering.is_on() { Poll::Ready(Ok(())) } else { self.poll_empty(io, cx) }
+        if self.gathering.is_on() {
+            return Poll::Ready(Ok(()));
+        }
+        let empty = self.poll_empty(io, cx);
+        if empty.is_pending() && self.is_helped_without_room() { Poll::Ready(Ok(())) } else { empty }
+    }
+
+    /// There is no room. Whether it goes on as if there were.
+    fn is_helped_without_room(&self) -> bool {
+        let is_full = self.waiting.len() > MOST_HELPED;
+        self.gathering.found_no_room.store(true, Ordering::Relaxed);
+        self.gathering.is_full.store(is_full, Ordering::Relaxed);
+        !is_full && self.gathering.is_helped.load(Ordering::Relaxed)
     }
 
     /// Ready when nothing waits any more.
@@ -114,6 +168,12 @@ const SMALL: usize = 4 * 1024;
 
 /// Of what waits.
 const MOST: usize = 32 * 1024;
+
+/// In one turn. Each time there is something to answer; a peer that means well has one PING or two on its way.
+pub(super) const MOST_HELP: usize = 64;
+
+/// So much may wait, and a frame, so that `h2` gets to read.
+const MOST_HELPED: usize = 128 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -175,5 +235,31 @@ mod tests {
         drop(io);
         peer.read_to_end(&mut heard).await.unwrap();
         assert_eq!(heard, b"seven b");
+    }
+
+    #[tokio::test]
+    async fn who_has_to_write_before_it_reads_gets_to_read() {
+        let (mut io, _peer) = duplex(3);
+        let mut out = Outgoing::default();
+        let gathering = out.gathering();
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut write = |out: &mut Outgoing| out.poll_write(Pin::new(&mut io), &mut cx, &[IoSlice::new(&[7; 1000])]);
+        assert!(write(&mut out).is_ready() && write(&mut out).is_pending());
+        // It has nothing to read, or there would be nothing to help with.
+        assert!(out.reads(|| Poll::<()>::Pending).is_pending());
+        assert!(!gathering.help_if_stuck());
+
+        assert!(out.reads(|| Poll::Ready(())).is_ready());
+        assert!(write(&mut out).is_pending());
+        assert!(gathering.help_if_stuck());
+        assert!(write(&mut out).is_ready());
+        assert!(out.reads(|| Poll::Ready(())).is_ready());
+        assert!(write(&mut out).is_pending(), "it has read, and is helped on");
+
+        // Not for ever.
+        while gathering.help_if_stuck() {
+            while write(&mut out).is_ready() {}
+        }
+        assert!(out.waiting.len() <= MOST_HELPED + 1000, "{} bytes wait", out.waiting.len());
     }
 }

@@ -27,6 +27,7 @@ use super::{
     gate::Entry,
     inbox::Streams,
     limits::{self, LAST_STREAM, MOST_STREAMS},
+    outgoing::{Gathering, MOST_HELP},
     parting::Farewell,
     pulse::{Pulse, SetWindow},
     resets::Resets,
@@ -101,6 +102,8 @@ const PARTING: Duration = Duration::from_secs(5);
 /// An agent that has shown that it speaks HTTP/2.
 pub(super) struct Agent {
     connection: Connection<Wire, Chunk>,
+    /// Sees to it that what comes is read.
+    gathering: Arc<Gathering>,
     farewell: Farewell,
     pulse: Pulse,
     streams: Arc<Streams>,
@@ -117,13 +120,13 @@ impl SetWindow for Connection<Wire, Chunk> {
 impl Agent {
     async fn meet(io: Replay, entry: &Entry) -> Result<(Box<Self>, SendRequest<Chunk>), h2::Error> {
         let wire = Wire::to_answerer(io);
-        let (heard, farewell) = (wire.heard(), wire.farewell());
+        let (heard, gathering, farewell) = (wire.heard(), wire.gathering(), wire.farewell());
         let (sender, mut connection) = limits::caller().handshake(wire).await?;
         // They are there until they are taken.
         let pings = connection.ping_pong().expect("the connection's pings");
         let pulse = Pulse::new(pings, heard, entry.admitted.patience);
         let streams = Arc::default();
-        let mut agent = Box::new(Self { connection, farewell, pulse, streams, lets_others_go_first: false });
+        let mut agent = Box::new(Self { connection, gathering, farewell, pulse, streams, lets_others_go_first: false });
         poll_fn(|cx| match agent.poll(cx) {
             Poll::Ready(Ended::Broken(error)) => Poll::Ready(Err(error)),
             Poll::Ready(_) => Poll::Ready(Err(Reason::CANCEL.into())),
@@ -193,7 +196,14 @@ impl Agent {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        if let Poll::Ready(ended) = Pin::new(&mut self.connection).poll(cx) {
+        let mut ended = Pin::new(&mut self.connection).poll(cx);
+        for _ in 0..MOST_HELP {
+            if ended.is_ready() || !self.gathering.help_if_stuck() {
+                break;
+            }
+            ended = Pin::new(&mut self.connection).poll(cx);
+        }
+        if let Poll::Ready(ended) = ended {
             return Poll::Ready(ended.map_or_else(Ended::Broken, |()| Ended::Done));
         }
         self.pulse.poll(cx, &mut self.connection, &self.streams).map(|_silent| Ended::Silent)

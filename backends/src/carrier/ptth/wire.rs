@@ -10,10 +10,8 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-#[cfg(feature = "dial")]
-use super::outgoing::Gathering;
 use super::{
-    outgoing::Outgoing,
+    outgoing::{Gathering, Outgoing},
     parting::{Farewell, Parting},
 };
 use crate::{replay::Replay, sockets};
@@ -163,8 +161,7 @@ impl Wire {
         self.parting.farewell()
     }
 
-    /// For whoever has frames go out together.
-    #[cfg(feature = "dial")]
+    /// For whoever has frames go out together, or sees to it that what comes is read.
     pub(super) fn gathering(&self) -> Arc<Gathering> {
         self.out.gathering()
     }
@@ -172,21 +169,23 @@ impl Wire {
 
 impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let turn = std::mem::take(&mut self.turn);
-        if turn >= TURN {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
-        let read = &buf.filled()[before..];
-        self.heard.bytes.fetch_add(read.len() as u64, Ordering::Relaxed);
-        let Self { frames, heard, .. } = &mut *self;
-        let all = frames.count(read, heard);
-        if polled.is_ready() {
-            self.turn = turn + all;
-        }
-        polled
+        let Self { io, heard, frames, turn, out, .. } = &mut *self;
+        out.reads(|| {
+            let had = std::mem::take(turn);
+            if had >= TURN {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let before = buf.filled().len();
+            let polled = Pin::new(io).poll_read(cx, buf);
+            let read = &buf.filled()[before..];
+            heard.bytes.fetch_add(read.len() as u64, Ordering::Relaxed);
+            let all = frames.count(read, heard);
+            if polled.is_ready() {
+                *turn = had + all;
+            }
+            polled
+        })
     }
 }
 
